@@ -1,0 +1,59 @@
+"""Calls about calls: `syscall.cancel`, `syscall.attach`, `syscall.list`. An agent sees its own calls only."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from aios_proto.messages.base import Body, Result
+from aios_proto.names import SyscallId
+
+SyscallState = Literal["waiting", "queued", "running", "ended"]
+
+
+class CancelRequest(Body):
+    """`syscall.cancel`: end a call; it answers `syscall.cancelled` itself."""
+
+    id: SyscallId
+
+
+class CancelResult(Result):
+    """What the call was doing when the cancel arrived."""
+
+    id: SyscallId
+    state: SyscallState
+
+
+class AttachRequest(Body):
+    """`syscall.attach`: send me the frames of that call, from a place on.
+
+    The answer is the other call's frames, under the other call's id.
+    """
+
+    id: SyscallId
+    text_offset: int = Field(0, ge=0, description="Unicode code points the caller has already")
+
+
+class ListRequest(Body):
+    """`syscall.list`: my calls that have not ended."""
+
+    limit: int = Field(100, ge=1, le=1000)
+
+
+class SyscallInfo(Result):
+    """One open call."""
+
+    id: SyscallId
+    operation: str
+    state: SyscallState
+    program: str
+    priority: int
+    deadline_ms: int
+    age_s: float
+    worker: str | None = None
+    why: str | None = Field(None, description="why it waits, for humans")
+
+
+class ListResult(Result):
+    """The oldest first."""
+
+    calls: list[SyscallInfo]

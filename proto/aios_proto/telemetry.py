@@ -1,0 +1,55 @@
+"""How spans and their attributes are called.
+
+The `gen_ai.*` names are OpenTelemetry's GenAI conventions, which are still in development: that is why they stand in
+this one module. Ours stand under `aios.*`. Span names are bounded: ids are attributes, never part of a name.
+"""
+
+from typing import Final
+
+GEN_AI_OPERATION: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
+GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
+
+SYSCALL_ID: Final = "aios.syscall.id"
+SYSCALL_OPERATION: Final = "aios.syscall.operation"
+TENANT: Final = "aios.tenant"
+AGENT: Final = "aios.agent"
+GROUP: Final = "aios.group"
+PROGRAM: Final = "aios.program"
+PRIORITY: Final = "aios.priority"
+DURABILITY: Final = "aios.durability"
+POOL: Final = "aios.pool"
+WORKER: Final = "aios.worker"
+ATTEMPT: Final = "aios.attempt"
+POLICY: Final = "aios.scheduler.policy"
+TOOL_SOURCE: Final = "aios.tool.source"
+TAINT: Final = "aios.taint"
+DECISION: Final = "aios.access.decision"
+APPROVAL: Final = "aios.approval.id"
+CACHED_TOKENS: Final = "aios.usage.cached_tokens"
+ERROR_TYPE: Final = "error.type"
+
+SPAN_ACCESS: Final = "access"
+SPAN_QUEUE: Final = "scheduler.queue"
+SPAN_DISPATCH: Final = "scheduler.dispatch"
+SPAN_WORKER: Final = "worker.run"
+SPAN_ENGINE_REQUEST: Final = "engine.request"
+SPAN_PREEMPTED: Final = "preempted"
+"""From the scheduler's order to stop until the call is given back."""
+SPAN_RESUMED: Final = "resumed"
+"""From the search for what was made before until the first new token."""
+RESUME_LEVEL: Final = "aios.resume.level"
+"""`hot`: the KV was kept in the engine; `warm`: brought back as bytes; `cold`: computed again."""
+RESUMED_TOKENS: Final = "aios.resume.tokens"
+PREEMPTED_TOKENS: Final = "aios.preempt.tokens"
+SPAN_EXECUTE_TOOL: Final = "execute_tool"
+
+EVENT_FIRST_TOKEN: Final = "first_token"
+EVENT_ACCEPTED: Final = "accepted"
