@@ -1,0 +1,1 @@
+"""The HTTP front: text-generation-inference's routes on aiohttp."""

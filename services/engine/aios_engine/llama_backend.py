@@ -1,0 +1,197 @@
+"""The backend that runs a model on this machine's CPU."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+from aios_engine.backend import Generation, GenerationRequest, Load, ModelFacts, StepReport
+from aios_engine.core import kv_image
+from aios_engine.core.planner import PlannerLimits
+from aios_engine.engine_thread import EngineThread
+from aios_engine.errors import GenerationError, KvUnknownError, ValidationError
+from aios_engine.grammar import GrammarCompiler
+from aios_engine.llama.abi import PINNED
+from aios_engine.llama.model import Context, ContextSize, DecodeError, Model
+from aios_engine.sequence import Sequence
+from aios_engine.settings import EngineSettings
+
+
+class LlamaBackend:
+    """`backend.Backend` on llama.cpp."""
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        settings: EngineSettings,
+        observe: Callable[[StepReport], None],
+    ) -> None:
+        """Starts the engine thread; call it on the event loop.
+
+        Args:
+            model: loaded.
+            context: of that model; the backend closes both.
+            settings: what may run at once.
+            observe: told of every step, in the engine thread.
+        """
+        self._model = model
+        self._context = context
+        self._vocabulary = model.vocabulary
+        slot_tokens = min(settings.n_ctx, model.trained_tokens, context.slot_tokens)
+        self._facts = _facts(model, settings, slot_tokens)
+        self._thread = EngineThread(
+            context,
+            PlannerLimits(settings.max_sequences, slot_tokens, settings.prefill_chunk_tokens),
+            asyncio.get_running_loop(),
+            observe,
+            settings.kv_hold_bytes,
+        )
+        self._ids = itertools.count()
+        self._grammars: GrammarCompiler | None = None
+        self._grammars_lock = asyncio.Lock()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is served."""
+        return self._facts
+
+    @property
+    def load(self) -> Load:
+        """How busy it is now."""
+        return self._thread.load
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine thread runs."""
+        return self._thread.healthy
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids of a text."""
+        return self._vocabulary.tokenize(text, add_special=add_special)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token."""
+        return self._vocabulary.pieces[token]
+
+    async def start(self, request: GenerationRequest) -> Generation:
+        """Puts a generation into the queue.
+
+        Raises:
+            ValidationError: the grammar does not compile.
+            IncompleteGenerationError: the backend is closed.
+        """
+        grammar = None
+        if request.grammar is not None:
+            compiler = await self._compiler()
+            grammar = await asyncio.to_thread(compiler.compile, request.grammar)
+        return self._thread.submit(Sequence(next(self._ids), request, self._vocabulary, grammar))
+
+    async def _compiler(self) -> GrammarCompiler:
+        async with self._grammars_lock:
+            if self._grammars is None:
+                self._grammars = await asyncio.to_thread(GrammarCompiler, self._vocabulary)
+            return self._grammars
+
+    async def holds(self, key: str) -> bool:
+        """Whether KV is held under a key.
+
+        Raises:
+            IncompleteGenerationError: the backend is closed.
+        """
+        return await self._thread.holds(key)
+
+    async def held(self, key: str) -> bytes:
+        """The KV held under a key, as `core.kv_image` forms it.
+
+        Raises:
+            KvUnknownError: there is none.
+            GenerationError: it cannot be read.
+            IncompleteGenerationError: the backend is closed.
+        """
+        try:
+            image = await self._thread.held(key)
+        except DecodeError as error:
+            raise GenerationError(str(error)) from error
+        if image is None:
+            raise KvUnknownError
+        return await asyncio.to_thread(kv_image.encode, image, self._facts.fingerprint)
+
+    async def hold(self, key: str, data: bytes) -> None:
+        """Holds KV that `held` gave, here or in another engine of the same model, under a key.
+
+        Raises:
+            ValidationError: it is none, of another model, or too large.
+            IncompleteGenerationError: the backend is closed.
+        """
+        try:
+            image = await asyncio.to_thread(kv_image.decode, data, self._facts.fingerprint)
+        except ValueError as error:
+            raise ValidationError(f"the KV cannot be used: {error}") from error
+        if len(image.tokens) > self._facts.slot_tokens or not await self._thread.hold(key, image):
+            raise ValidationError("the KV is larger than this engine holds")
+
+    async def release(self, key: str) -> None:
+        """Holds a key no longer.
+
+        Raises:
+            KvUnknownError: it was not held.
+            IncompleteGenerationError: the backend is closed.
+        """
+        if not await self._thread.release(key):
+            raise KvUnknownError
+
+    async def close(self) -> None:
+        """Stops everything and frees the memory."""
+        if await self._thread.stop():
+            self._context.close()
+            self._model.close()
+
+
+def open_model(path: Path, settings: EngineSettings, on_progress: Callable[[float], None]) -> tuple[Model, Context]:
+    """Loads a model and reserves its KV; blocks, so call it in a thread.
+
+    Args:
+        path: of the .gguf file.
+        settings: how much it must hold.
+        on_progress: told the loaded share, 0 to 1.
+
+    Raises:
+        SetupError: the file or the library cannot be used, or there is not enough memory.
+    """
+    model = Model(path, on_progress)
+    slot_tokens = min(settings.n_ctx, model.trained_tokens)
+    context = Context(
+        model,
+        ContextSize(
+            slots=settings.max_sequences,
+            slot_tokens=slot_tokens,
+            micro_batch_tokens=settings.prefill_chunk_tokens,
+            threads=settings.threads,
+        ),
+    )
+    # Read once here, in this thread, rather than at the first request.
+    _ = model.vocabulary.pieces, model.vocabulary.special, model.vocabulary.end_of_generation
+    return model, context
+
+
+def _facts(model: Model, settings: EngineSettings, slot_tokens: int) -> ModelFacts:
+    vocabulary = model.vocabulary
+
+    def text(token: int | None) -> str | None:
+        return None if token is None else vocabulary.pieces[token].decode("utf-8", errors="replace")
+
+    return ModelFacts(
+        id=settings.model,
+        description=model.description,
+        dtype=model.description.rsplit(" ", 1)[-1].lower(),
+        device="cpu",
+        vocabulary=vocabulary.size,
+        chat_template=model.chat_template,
+        bos_token=text(vocabulary.bos),
+        eos_token=text(vocabulary.eos),
+        slots=settings.max_sequences,
+        slot_tokens=slot_tokens,
+        fingerprint=f"{settings.model} {model.description} {vocabulary.size} llama.cpp {PINNED}",
+        resumes=True,
+    )
