@@ -1,0 +1,1 @@
+"""Agent scheduler: which model call runs next, and on which worker."""

@@ -1,0 +1,154 @@
+"""Which workers live, what each runs, and how much more each takes."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from aios_proto.kernel import WORKER_TIMEOUT_S
+from aios_scheduler.core.call import WorkerId
+from aios_scheduler.core.events import WorkerSeen
+
+MODEL_MEMORY_S = 600.0
+"""So long after its last worker was heard of a model still counts as served: workers restart."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One live worker.
+
+    Attributes:
+        running: keys of the calls given to it and not ended.
+        reported: keys it said it works on, in its last heartbeat, less those that ended since.
+        foreign: those of them that were not given to it here, or were given up.
+        in_use: slots in use, also by calls this scheduler does not know: those a scheduler before it gave away.
+        paused_until: it was overloaded; nothing new before this time (Unix seconds).
+        seen: when it was last heard of (Unix seconds).
+    """
+
+    id: WorkerId
+    incarnation: str
+    model: str
+    limit: int
+    ready: bool
+    seen: float
+    draining: bool = False
+    paused_until: float = 0.0
+    max_input_tokens: int = 0
+    max_total_tokens: int = 0
+    kv_tokens: int | None = None
+    can_preempt: bool = False
+    running: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+    foreign: set[str] = field(default_factory=set)
+    in_use: int = 0
+
+    def takes_more(self, now: float) -> bool:
+        """Whether it may be given a call now."""
+        return self.in_use < self.limit and self.ready and not self.draining and now >= self.paused_until
+
+    def serves(self, model: str | None) -> bool:
+        """Whether it has the model asked for; None is any."""
+        return model is None or model == self.model
+
+    @property
+    def load(self) -> float:
+        """Share of its slots in use."""
+        return self.in_use / self.limit
+
+    def took(self, key: str) -> None:
+        """It was given a call, or works on one that is known now."""
+        self.running.add(key)
+        self.foreign.discard(key)
+        self._count()
+
+    def free(self, key: str) -> None:
+        """It does not work on this call any more."""
+        self.running.discard(key)
+        self.reported.discard(key)
+        self.foreign.discard(key)
+        self._count()
+
+    def give_up(self, key: str) -> None:
+        """The call is not ours any more; as long as the worker reports it, it keeps its slot."""
+        self.running.discard(key)
+        if key in self.reported:
+            self.foreign.add(key)
+        self._count()
+
+    def reports(self, keys: Iterable[str]) -> None:
+        """It says that it works on these calls."""
+        self.reported = set(keys)
+        self.foreign = self.reported - self.running
+        self._count()
+
+    def _count(self) -> None:
+        self.in_use = len(self.running) + len(self.foreign)
+
+
+class WorkerTable:
+    """All live workers."""
+
+    def __init__(self) -> None:
+        self._workers: dict[WorkerId, Worker] = {}
+        self._served: dict[str, float] = {}
+        # No worker is silent before this time: they were all heard of later than it says.
+        self._silence_from = 0.0
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def get(self, worker: WorkerId) -> Worker | None:
+        """The worker of that name, if it lives."""
+        return self._workers.get(worker)
+
+    def seen(self, event: WorkerSeen, now: float) -> Worker:
+        """Takes a heartbeat in. The caller has dealt with an older incarnation before."""
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            worker = self._workers[event.worker] = Worker(
+                event.worker, event.incarnation, event.model, event.limit, event.ready, now
+            )
+        worker.model, worker.limit, worker.ready, worker.seen = event.model, event.limit, event.ready, now
+        worker.max_input_tokens, worker.max_total_tokens = event.max_input_tokens, event.max_total_tokens
+        worker.kv_tokens, worker.can_preempt = event.kv_tokens, event.can_preempt
+        worker.reports(event.running)
+        self._served[worker.model] = now
+        return worker
+
+    def remove(self, worker: WorkerId) -> Worker | None:
+        """Forgets a worker and returns what was known of it."""
+        return self._workers.pop(worker, None)
+
+    def is_unknown(self, model: str, now: float) -> bool:
+        """Whether workers live, and none has served this model for `MODEL_MEMORY_S`. Without workers nobody knows."""
+        if not self._workers or any(worker.model == model for worker in self):
+            return False
+        for gone in [name for name, seen in self._served.items() if now - seen > MODEL_MEMORY_S]:
+            del self._served[gone]
+        return model not in self._served
+
+    def silent(self, now: float) -> list[Worker]:
+        """Workers not heard of for too long."""
+        if now < self._silence_from:
+            return []
+        self._silence_from = self.next_silence() or 0.0
+        return [worker for worker in self._workers.values() if now >= worker.seen + WORKER_TIMEOUT_S]
+
+    def next_silence(self) -> float | None:
+        """When the next worker would count as silent (Unix seconds)."""
+        return min((worker.seen + WORKER_TIMEOUT_S for worker in self._workers.values()), default=None)
+
+    def reporting(self, key: str) -> Worker | None:
+        """The worker that says it works on this call."""
+        return next((worker for worker in self._workers.values() if key in worker.reported), None)
+
+    def with_room(self, now: float) -> list[Worker]:
+        """Those that may be given a call now."""
+        # As `Worker.takes_more`, without a call for each: this is asked with every event.
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.in_use < worker.limit and worker.ready and not worker.draining and now >= worker.paused_until
+        ]
