@@ -1,0 +1,227 @@
+"""Hugging Face's Text Generation Inference (3.x) and whatever speaks its native API, over HTTP.
+
+What our own engine offers beyond TGI is used where `/info` announces it under `aios`: going on from token ids, and
+holding the KV of a generation that is paused.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from aios_kit.chat_template import ChatTemplate, ChatTemplateError
+from aios_llm.adapters.engine_http import EngineHttp, reason_of
+from aios_llm.generated import Snapshot
+from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, Piece, StopReason
+from aios_llm.resume_point import at_word, candidates, fits
+from aios_proto.errors import EngineFailed, EngineRefused
+from aios_proto.messages.llm import ChatMessage
+
+_REASONS: dict[str, StopReason] = {"length": "length", "eos_token": "end", "stop_sequence": "stop_sequence"}
+_EXTENSIONS = "aios"
+_DEFAULT_CONCURRENCY = 32
+_MOST_CONCURRENCY = 128
+_READS_AT_ONCE = 8
+
+
+class TgiEngine:
+    """The `Engine` port on TGI's native API.
+
+    Args:
+        url: base URL of the server.
+        api_key: bearer key, if it wants one.
+        connect_timeout_s: longest wait for a connection.
+        silence_s: longest wait for the next bytes of a stream.
+        extensions: whether to use what the server offers beyond TGI.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None, connect_timeout_s: float, silence_s: float, *, extensions: bool = True
+    ) -> None:
+        self._http = EngineHttp(url, api_key, connect_timeout_s, silence_s)
+        self._extensions = extensions
+        self._healthy = False
+        self._template: ChatTemplate | None = None
+        self._takes_ids = self._holds_kv = False
+
+    async def info(self) -> EngineInfo:
+        """See `Engine.info`."""
+        said = await self._http.get("/info")
+        try:
+            if not self._extensions:
+                said.pop(_EXTENSIONS, None)
+            extensions = said.get(_EXTENSIONS) or {}
+            self._template = _template(extensions)
+            self._takes_ids, self._holds_kv = bool(extensions.get("generated_ids")), bool(extensions.get("kv_hold"))
+            return _info(said)
+        except ChatTemplateError as error:
+            raise EngineFailed(f"the engine's chat template is of no use: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EngineFailed(f"the engine's /info cannot be understood: {reason_of(error)}") from error
+
+    async def healthy(self) -> bool:
+        """See `Engine.healthy`."""
+        healthy = await self._http.status("/health") == 200
+        if healthy and not self._healthy:
+            self._http.forgive()  # it has come back: what it did before does not count
+        self._healthy = healthy
+        return healthy
+
+    async def render(self, messages: list[ChatMessage]) -> str:
+        """See `Engine.render`. Locally where the engine gives its template away, else by the engine itself."""
+        turns = [message.model_dump(exclude_none=True) for message in messages]
+        if self._template is not None:
+            try:
+                return self._template.render(turns)
+            except ChatTemplateError as error:
+                raise EngineRefused(f"the model's chat template refuses: {error}", field="messages") from error
+        said = await self._http.post("/chat_tokenize", {"messages": turns})
+        text = said.get("templated_text") if isinstance(said, dict) else None
+        if not isinstance(text, str):
+            raise EngineFailed("the engine does not say how it renders a conversation")
+        return text
+
+    async def generate(self, request: GenerateRequest, traceparent: str | None) -> AsyncGenerator[Piece | Finish, None]:
+        """See `Engine.generate`."""
+        body = _body(request, takes_ids=self._takes_ids, holds_kv=self._holds_kv)
+        try:
+            async with aclosing(self._http.events("/generate_stream", body, traceparent)) as events:
+                async for event in events:
+                    token = event["token"]
+                    piece = Piece("" if token["special"] else token["text"], 1, (token["id"],))
+                    if event.get("details") is not None:
+                        # Engines that take ids count what was made before themselves.
+                        counted = request.begun is not None and request.begun.ids and self._takes_ids
+                        yield _finish(event["details"], piece, None if counted else request.begun)
+                        return
+                    yield piece
+        except (KeyError, TypeError) as error:
+            raise EngineFailed(f"the engine's stream cannot be understood: {reason_of(error)}") from error
+        raise EngineFailed("the engine's stream ended without its details")
+
+    async def resume_point(self, prompt: str, made: Snapshot) -> Continuation:
+        """See `Engine.resume_point`."""
+        if self._takes_ids and made.ids:
+            return made.whole
+        if not made.ids:
+            return at_word(made)
+        try:
+            prompt_ids = await self._read(prompt)
+            for cut in candidates(made):
+                if fits(cut, prompt_ids, await self._read(prompt + cut.text)):
+                    return cut
+        except (EngineRefused, EngineFailed):
+            return at_word(made)  # it reads no texts for us
+        return made.first(0)
+
+    async def count_tokens(self, texts: list[str]) -> list[int]:
+        """See `Engine.count_tokens`. TGI reads one text a request; some run at the same time."""
+        slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def count(text: str) -> int:
+            async with slots:
+                return len(await self._read(text)) if text else 0
+
+        return list(await asyncio.gather(*(count(text) for text in texts)))
+
+    async def _read(self, text: str) -> list[int]:
+        said = await self._http.post("/tokenize", {"inputs": text})
+        try:
+            return [int(token["id"]) for token in said]
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineFailed("the engine does not say how it reads a text") from error
+
+    async def holds(self, key: str) -> bool:
+        """See `Engine.holds`."""
+        return self._holds_kv and (await self._http.raw("HEAD", _kv(key)))[0] == 200
+
+    async def take_kv(self, key: str) -> bytes | None:
+        """See `Engine.take_kv`."""
+        status, data = await self._http.raw("GET", _kv(key))
+        return data if status == 200 else None
+
+    async def give_kv(self, key: str, data: bytes) -> bool:
+        """See `Engine.give_kv`."""
+        return (await self._http.raw("PUT", _kv(key), data))[0] == 204
+
+    async def release_kv(self, key: str) -> None:
+        """See `Engine.release_kv`."""
+        if self._holds_kv:
+            await self._http.raw("DELETE", _kv(key))
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._http.close()
+
+
+def _kv(key: str) -> str:
+    return f"/aios/kv/{key}"
+
+
+def _template(extensions: dict[str, Any]) -> ChatTemplate | None:
+    source = extensions.get("chat_template")
+    if not source:
+        return None
+    return ChatTemplate(
+        source, bos_token=extensions.get("bos_token") or "", eos_token=extensions.get("eos_token") or ""
+    )
+
+
+def _info(said: dict[str, Any]) -> EngineInfo:
+    extensions = said.get(_EXTENSIONS) or {}
+    concurrency = extensions.get("max_sequences") or said.get("max_batch_size") or _DEFAULT_CONCURRENCY
+    concurrency = min(concurrency, said.get("max_concurrent_requests") or concurrency, _MOST_CONCURRENCY)
+    model = said["model_id"]
+    if not isinstance(model, str):
+        raise TypeError("model_id is not a text")
+    return EngineInfo(
+        model=model,
+        version=f"tgi {said.get('version', '')}".strip(),
+        max_input_tokens=int(said.get("max_input_tokens") or said.get("max_input_length") or 0),
+        max_total_tokens=int(said.get("max_total_tokens") or 0),
+        concurrency=max(1, int(concurrency)),
+        kv_tokens=said.get("max_batch_total_tokens"),
+        resumes="ids" if extensions.get("generated_ids") else "text",
+        fingerprint=str(extensions.get("fingerprint") or ""),
+        holds_kv=bool(extensions.get("kv_hold")),
+    )
+
+
+def _body(request: GenerateRequest, *, takes_ids: bool, holds_kv: bool) -> dict[str, Any]:
+    sampling, begun = request.sampling, request.begun
+    inputs, max_new_tokens, extensions = request.prompt, request.max_new_tokens, dict[str, Any]()
+    if begun is not None and begun.ids and takes_ids:
+        extensions["generated_ids"] = list(begun.ids)
+    elif begun is not None:
+        inputs, max_new_tokens = inputs + begun.text, max_new_tokens - begun.tokens
+    if holds_kv and request.kv_key is not None:
+        extensions["kv_key"] = request.kv_key
+        if request.kv_from is not None:
+            extensions["kv_from"] = request.kv_from
+    parameters: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "details": True,
+        "do_sample": sampling.temperature is not None,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "repetition_penalty": sampling.repetition_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "seed": sampling.seed,
+        "stop": list(request.stop),
+        "grammar": None if request.grammar is None else {"type": request.grammar.kind, "value": request.grammar.value},
+    }
+    return {"inputs": inputs, "parameters": {k: v for k, v in parameters.items() if v is not None}, **extensions}
+
+
+def _finish(details: dict[str, Any], last: Piece, read_again: Continuation | None) -> Finish:
+    before = 0 if read_again is None else read_again.tokens
+    prompt_tokens = max(0, (details.get("input_length") or 0) - before)
+    return Finish(
+        reason=_REASONS.get(details["finish_reason"], "end"),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=details["generated_tokens"] + before,
+        # Of a generation that is gone on with, KV of the answer is taken over too; the caller is told of its prompt.
+        cached_tokens=min(prompt_tokens, details.get("cached_tokens") or 0),
+        last=last,
+    )

@@ -1,0 +1,1 @@
+"""`llm.embed`: texts of many callers, gathered into the batches an embedding server wants."""

@@ -1,0 +1,86 @@
+"""How a call that was begun before goes on: what was made, and how its KV comes back to the engine."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from aios_kit.logs import Log
+from aios_llm.checkpoint import Checkpoint, digest
+from aios_llm.generated import Snapshot
+from aios_llm.ports import Continuation, Engine, EngineInfo, GenerateRequest, KvStore
+from aios_llm.run import Run
+
+Level = Literal["hot", "warm", "cold"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a call goes on from.
+
+    Attributes:
+        checkpoint: as it was stored.
+        begun: the part of it that can be gone on from.
+        level: where its KV comes from.
+    """
+
+    checkpoint: Checkpoint
+    begun: Continuation
+    level: Level
+
+
+class Resumer:
+    """Finds what a call goes on from.
+
+    Args:
+        engine: that will go on with it.
+        images: where KV of paused generations is stored, if anywhere.
+        log: for what callers are not told.
+    """
+
+    def __init__(self, engine: Engine, images: KvStore | None, log: Log) -> None:
+        self._engine = engine
+        self._images = images
+        self._log = log
+
+    async def resumption(
+        self, run: Run, checkpoint: Checkpoint, request: GenerateRequest, info: EngineInfo
+    ) -> Resumption | None:
+        """How to go on from a checkpoint; None where that cannot be, and the call begins anew.
+
+        Raises:
+            EngineUnavailable: the engine cannot be reached.
+            EngineFailed: what it says makes no sense.
+        """
+        if not can_resume(request, info) or checkpoint.made.tokens == 0:
+            return None
+        if checkpoint.prompt_digest != digest(request.prompt):
+            self._log.warning("the prompt is not what it was; the call begins anew", syscall_id=run.headers.id)
+            return None
+        made = checkpoint.made
+        if checkpoint.fingerprint != info.fingerprint or checkpoint.model != info.model:
+            made = Snapshot((), (), made.text, made.tokens)  # the ids of another model mean something else
+        begun = await self._engine.resume_point(request.prompt, made)
+        if begun.tokens >= request.max_new_tokens:
+            return None
+        return Resumption(checkpoint, begun, await self._bring_kv(run.key, info))
+
+    async def _bring_kv(self, key: str, info: EngineInfo) -> Level:
+        if not info.holds_kv:
+            return "cold"
+        if await self._engine.holds(key):
+            return "hot"
+        image = None if self._images is None else await self._images.get(key)
+        return "warm" if image is not None and await self._engine.give_kv(key, image) else "cold"
+
+
+def can_resume(request: GenerateRequest, info: EngineInfo) -> bool:
+    """Whether this engine could go on with this generation as if it had not stopped.
+
+    Where only text goes over, what a grammar has seen does not.
+    """
+    match info.resumes:
+        case "ids":
+            return True
+        case "text":
+            return request.grammar is None and bool(request.prompt)
+        case "no":
+            return False
