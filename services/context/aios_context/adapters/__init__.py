@@ -1,0 +1,1 @@
+"""The real things behind the ports: JetStream buckets, and other kernel services."""

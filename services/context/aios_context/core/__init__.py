@@ -1,0 +1,1 @@
+"""What the context manager decides: plain functions on frozen data, no I/O, time passed in."""

@@ -1,0 +1,1 @@
+"""What the memory manager decides: no I/O, no clock."""

@@ -1,0 +1,1 @@
+"""What the storage manager decides: plain values in, plain values out."""

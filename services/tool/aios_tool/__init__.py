@@ -1,0 +1,1 @@
+"""Tool manager: any tool, validated, bounded, never in another's way."""
