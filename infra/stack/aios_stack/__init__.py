@@ -1,0 +1,1 @@
+"""The embedded default: every part of AIOS on one machine, from one command."""

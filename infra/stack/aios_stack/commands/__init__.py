@@ -1,0 +1,1 @@
+"""The commands that the stack adds to `aios`, one module each."""

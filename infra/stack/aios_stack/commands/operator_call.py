@@ -1,0 +1,60 @@
+"""How a command asks access for something as the operator: at AIOS_URL with AIOS_TOKEN, else at the folder's stack."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import JsonValue, ValidationError
+
+from aios_proto.errors import InvalidRequest, ResourceNotFound
+from aios_proto.messages.base import Body
+from aios_stack.commands.options import running_state
+from aios_stack.data_folder import DataFolder
+
+_DEADLINE_S = 15.0
+
+B = TypeVar("B", bound=Body)
+
+
+def checked(model: type[B], **fields: object) -> B:
+    """A request made of options.
+
+    Raises:
+        InvalidRequest: an option has an impossible value; `field` names it.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequest(first["msg"], field=".".join(str(part) for part in first["loc"])) from error
+
+
+def ask_access(
+    data: Path | None, operation: str, request: Body | None, *, deadline_s: float = _DEADLINE_S
+) -> Mapping[str, JsonValue]:
+    """The result of one operation of access, within `deadline_s` seconds.
+
+    Raises:
+        ResourceNotFound: there is no running stack, or it has no operator's token.
+        AiosError: access refused, or could not be reached.
+    """
+    url, token = os.environ.get("AIOS_URL"), os.environ.get("AIOS_TOKEN")
+    if not (url and token):
+        folder = DataFolder.find(data)
+        url = running_state(folder).url
+        try:
+            token = folder.operator_token.read_text().strip()
+        except FileNotFoundError as error:
+            raise ResourceNotFound(f"{folder.operator_token} is missing; `aios up` makes it") from error
+    return asyncio.run(_ask(url, token, operation, request, deadline_s))
+
+
+async def _ask(
+    url: str, token: str, operation: str, request: Body | None, deadline_s: float
+) -> Mapping[str, JsonValue]:
+    from aios import Agent  # brings the SDK, for which `aios --help` need not wait
+
+    async with Agent(token=token, url=url) as operator:
+        return (await operator.syscall("access", operation, request, deadline_s=deadline_s)).result
