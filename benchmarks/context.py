@@ -1,0 +1,326 @@
+"""What keeping conversations costs, and whether one of four windows' length still works.
+
+    make bench-context            # table and results/context.json
+    make bench-context CHECK=1    # exit status 1 if a bar is missed
+
+Control plane: the whole road as `aios up` starts it, every write on disk before it is answered, one call at a time:
+what opening, appending, reading, forking, snapshot and restore take at 32 k tokens; and whether random contexts come
+back byte for byte. Store: where parts of the log are kept, a KV bucket, beside the object store. Windows: the real
+small model with a window of 8 k tokens is asked for a pinned fact at the beginning of a conversation of 32 k, under
+each policy; and what compressing it costs and saves. Recall: the same with the longest window in which that model finds
+a fact at all. `--parts`, `--tokens`, `--window` and `--rounds` shorten a run.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nats
+import uvloop
+from report import Bar, Report, quantile
+from road import Road, running_road
+
+from aios import Agent, Context
+from aios_proto.messages.context import WindowPolicy
+from aios_stack.nats_config import render_open
+
+SNAPSHOT_RESTORE_LIMIT_MS = 50.0
+APPEND_LIMIT_MS = 10.0
+CODE = "7431"
+RECALL_TOKENS = 448
+"""A window in which the default model of 135 M parameters still finds a fact; beyond 1 k tokens it does not."""
+FACT = f"Remember this: the code of the vault is {CODE}."
+QUESTION = "What is the code of the vault?"
+POLICIES: tuple[WindowPolicy, ...] = ("truncate", "sliding", "summarise")
+_TOPICS = ("the garden", "a recipe for bread", "the train to Oslo", "an old radio", "the river", "chess", "a new roof")
+_WORDS = (
+    "we",
+    "could",
+    "begin",
+    "early",
+    "and",
+    "look",
+    "again",
+    "because",
+    "nobody",
+    "asked",
+    "how",
+    "long",
+    "it",
+    "takes",
+)
+
+T = TypeVar("T")
+
+
+def turn(number: int, words: int = 70) -> dict[str, str]:
+    """One turn of a conversation about nothing in particular, the same in every run."""
+    chance = random.Random(number)
+    text = " ".join(chance.choice(_WORDS) for _ in range(words))
+    return {"role": ("user", "assistant")[number % 2], "content": f"About {chance.choice(_TOPICS)}: {text}."}
+
+
+async def timed(work: Awaitable[T]) -> tuple[float, T]:
+    begun = time.perf_counter()
+    result = await work
+    return (time.perf_counter() - begun) * 1000, result
+
+
+async def fill(talk: Context, tokens: int, turns: int = 80) -> int:
+    """Appends so many turns at a time until the context has so many tokens; returns how many it has."""
+    number = total = 0
+    while total < tokens:
+        await talk.append([turn(number + n) for n in range(turns)])
+        number += turns
+        window = await talk.window(deadline_s=300)
+        total = window.tokens + window.left_out_tokens
+    return total
+
+
+# Control plane
+
+
+async def measure_control_plane(road: Road, tokens: int, rounds: int, contexts: int) -> dict[str, Any]:
+    samples: dict[str, list[float]] = {}
+
+    async def take(name: str, work: Awaitable[T]) -> T:
+        took, result = await timed(work)
+        samples.setdefault(name, []).append(took)
+        return result
+
+    async with Agent(token=road.token, url=road.url) as agent:
+        talk = await agent.contexts.open("large")
+        size = await fill(talk, tokens)
+        whole = await talk.get()
+        for number in range(rounds):
+            small = await take("open", agent.contexts.open(messages=[turn(number)]))
+            await take("append", small.append([turn(number)]))
+            await take("append at 32k", talk.append([turn(number, 10)]))
+            await take("get", talk.get())
+            fork = await take("fork", talk.fork())
+            begun = time.perf_counter()
+            kept = await take("snapshot", talk.snapshot())
+            back = await take("restore", agent.contexts.restore(kept))
+            samples.setdefault("snapshot and restore", []).append((time.perf_counter() - begun) * 1000)
+            if (await back.get()).digest != kept.digest:
+                raise RuntimeError("a restored context is not the one that was kept")
+            await asyncio.gather(fork.close(), back.close(), small.close(), agent.contexts.discard(kept))
+        different = await compare_random(agent, contexts)
+    return {
+        "tokens": size,
+        "bytes": whole.bytes,
+        "turns": whole.turns,
+        "ms": {name: {"p50": quantile(took, 0.5), "p99": quantile(took, 0.99)} for name, took in samples.items()},
+        "random_contexts": contexts,
+        "different": different,
+    }
+
+
+async def compare_random(agent: Agent, count: int) -> int:
+    """How many of so many random contexts differ, in any byte of any turn, from what a snapshot of them restores."""
+    different = 0
+    for seed in range(count):
+        chance = random.Random(seed)
+        talk = await agent.contexts.open()
+        for _ in range(chance.randint(1, 12)):
+            turns = [
+                {
+                    "role": chance.choice(("system", "user", "assistant")),
+                    "content": "".join(map(chr, chance.choices(range(32, 0xD800), k=chance.randint(0, 3000)))),
+                }
+                for _ in range(chance.randint(1, 5))
+            ]
+            await talk.append(turns, pinned=chance.random() < 0.2)
+            if chance.random() < 0.2:
+                await talk.pin(0, pinned=chance.random() < 0.5)
+        before = await talk.get(full=True)
+        kept = await talk.snapshot()
+        await talk.append("something else")
+        after = await (await agent.contexts.restore(kept)).get(full=True)
+        await talk.restore(kept)
+        again = await talk.get(full=True)
+        same = before.messages == after.messages == again.messages and before.details == after.details == again.details
+        different += not (same and before.digest == after.digest == again.digest == kept.digest)
+    return different
+
+
+# Store
+
+
+@contextlib.contextmanager
+def running_bus() -> Iterator[str]:
+    """A bus of its own whose writes are on disk before they are acknowledged; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
+        folder, ports = Path(name), Path(name) / "ports"
+        ports.mkdir()
+        (folder / "server.conf").write_text(render_open("bench", folder / "jetstream", ports))
+        server = Path(sys.executable).with_name("nats-server")
+        process = subprocess.Popen([server, "-c", folder / "server.conf"], stderr=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + 15
+            while not (files := list(ports.glob("*.ports"))) or not files[0].read_text().strip():
+                if time.monotonic() > until:
+                    raise RuntimeError("nats-server did not start")
+                time.sleep(0.02)
+            yield json.loads(files[0].read_text())["nats"][0]
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+async def measure_store(url: str, rounds: int) -> dict[str, Any]:
+    """Milliseconds to write and read a part of a log, in a KV bucket and in the object store."""
+    nc = await nats.connect(url)
+    js = nc.jetstream()
+    bucket = await js.create_key_value(bucket="parts")
+    objects = await js.create_object_store(bucket="objects")
+    found: dict[str, Any] = {}
+    for size in (16 << 10, 256 << 10):
+        value = os.urandom(size)
+        samples: dict[str, list[float]] = {"KV write": [], "KV read": [], "object write": [], "object read": []}
+        for number in range(rounds):
+            key = f"part-{size}-{number}"
+            samples["KV write"].append((await timed(bucket.put(key, value)))[0])
+            samples["KV read"].append((await timed(bucket.get(key)))[0])
+            samples["object write"].append((await timed(objects.put(key, value)))[0])
+            samples["object read"].append((await timed(objects.get(key)))[0])
+        found[f"{size >> 10} KiB"] = {kind: quantile(took, 0.5) for kind, took in samples.items()}
+    await nc.close()
+    return found
+
+
+# Windows
+
+
+async def measure_windows(road: Road, tokens: int, window: int) -> dict[str, Any]:
+    """A conversation of so many tokens, whose prompts may have `window`."""
+    found: dict[str, Any] = {}
+    async with Agent(token=road.token, url=road.url) as agent:
+        served = await agent.llm.models()
+        print(f"model {served[0].model}, {served[0].max_total_tokens} tokens", file=sys.stderr)
+        first = await agent.contexts.open(
+            messages=[{"role": "system", "content": "You are a helpful assistant with a good memory."}],
+            model=served[0].model,
+            window_tokens=window,
+        )
+        await first.append(FACT, pinned=True)
+        total = await fill(first, tokens, max(2, min(80, tokens // 400)))
+        for policy in POLICIES:
+            found[policy] = await ask(agent, first, policy, window, total)
+            print(f"{policy}: {found[policy]}", file=sys.stderr)
+    return {"tokens": total, "window": window, "model": served[0].model, "by_policy": found}
+
+
+async def ask(agent: Agent, first: Context, policy: WindowPolicy, window: int, total: int) -> dict[str, Any]:
+    """One question about the pinned fact, under a policy."""
+    messages = (await first.get()).messages
+    talk = await agent.contexts.open(policy=policy, window_tokens=window)
+    await talk.append(messages[:1])
+    await talk.append(messages[1:2], pinned=True)
+    for start in range(2, len(messages), 200):
+        await talk.append(messages[start : start + 200])
+    summary: dict[str, Any] = {}
+    if policy == "summarise":  # the manager makes it by itself at three quarters of the window; here it is waited for
+        took, made = await timed(talk.compress(window // 2, deadline_s=3000))
+        text = next(
+            message.content for message in (await talk.get()).messages if str(message.content).startswith("Summary")
+        )
+        summary = {"compress": {**made.model_dump(), "seconds": took / 1000, "summary": text}}
+    planned = await talk.window(QUESTION, deadline_s=300)
+    took, reply = await timed(talk.chat(QUESTION, max_tokens=24, deadline_s=1500, stream=False))
+    usage = reply.usage
+    return {
+        "conversation_tokens": total,
+        "prompt_tokens": None if usage is None else usage.prompt_tokens,
+        "counted_tokens": planned.tokens,
+        "left_out_turns": planned.left_out,
+        "fact_in_prompt": any(message.content == FACT for message in planned.messages),
+        "fits": usage is not None and usage.prompt_tokens <= window,
+        "answer": reply.text.strip(),
+        "fact_answered": CODE in reply.text,
+        "seconds": took / 1000,
+        **summary,
+    }
+
+
+def show_windows(report: Report, part: str, windows: dict[str, Any]) -> None:
+    asked = [windows["by_policy"][policy] for policy in POLICIES]
+    window = windows["window"]
+    for policy, found in zip(POLICIES, asked, strict=True):
+        said = f"{found['prompt_tokens']} of {found['conversation_tokens']} tokens sent; answer {found['answer']!r}"
+        report.rows.append((f"{policy}: {said}", f"{found['seconds']:.1f} s", ""))
+    done = windows["by_policy"]["summarise"]["compress"]
+    saved = done["before_tokens"] - done["after_tokens"]
+    cost = f"{done['spent_prompt_tokens']} read and {done['spent_completion_tokens']} written"
+    report.rows.append(
+        (f"compress: {saved} tokens saved in each later prompt, {cost} once", f"{done['seconds']:.1f} s", "")
+    )
+    named = {
+        "whose prompt fits": sum(found["fits"] for found in asked),
+        "with the pinned fact in the prompt": sum(found["fact_in_prompt"] for found in asked),
+    }
+    if part == "recall":
+        named["with the pinned fact answered"] = sum(found["fact_answered"] for found in asked)
+    report.bars += [
+        Bar(f"window of {window}, policies {name}", count, len(POLICIES), "", at_most=False)
+        for name, count in named.items()
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
+    parser.add_argument("--parts", default="control,store,recall,windows", help="which parts to run")
+    parser.add_argument("--tokens", type=int, default=32_768, help="of the conversation")
+    parser.add_argument("--window", type=int, default=8192, help="of the real model, in tokens")
+    parser.add_argument("--rounds", type=int, default=100, help="of each operation")
+    parser.add_argument("--contexts", type=int, default=50, help="random ones to compare")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
+    report = Report("context", "Keeping conversations", ("measure", "p50", "p99"))
+    if "control" in parts:
+        with running_road("--engine-kind", "instant") as road:
+            control = uvloop.run(measure_control_plane(road, options.tokens, options.rounds, options.contexts))
+        report.figures["control"] = control
+        for name, ms in control["ms"].items():
+            report.rows.append((name, f"{ms['p50']:.2f} ms", f"{ms['p99']:.2f} ms"))
+        both, append = control["ms"]["snapshot and restore"], control["ms"]["append at 32k"]
+        report.bars += [
+            Bar(
+                f"p99 of snapshot and restore at {control['tokens']} tokens",
+                both["p99"],
+                SNAPSHOT_RESTORE_LIMIT_MS,
+                "ms",
+            ),
+            Bar("p50 of an append to it", append["p50"], APPEND_LIMIT_MS, "ms"),
+            Bar(f"of {control['random_contexts']} random contexts restored differently", control["different"], 0, ""),
+        ]
+    if "store" in parts:
+        with running_bus() as url:
+            store = report.figures["store"] = uvloop.run(measure_store(url, options.rounds))
+        for size, kinds in store.items():
+            for kind, ms in kinds.items():
+                report.rows.append((f"{size}: {kind}", f"{ms:.2f} ms", ""))
+    env = {"AIOS_ENGINE_N_CTX": str(options.window), "AIOS_ENGINE_MAX_SEQUENCES": "2"}
+    sizes = {"recall": (4 * RECALL_TOKENS, RECALL_TOKENS), "windows": (options.tokens, options.window - 256)}
+    for part in ("recall", "windows"):
+        if part not in parts:
+            continue
+        with running_road(env=env) as road:
+            windows = report.figures[part] = uvloop.run(measure_windows(road, *sizes[part]))
+        show_windows(report, part, windows)
+    return report.finish(check=options.check)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
