@@ -17,7 +17,29 @@ SECRETS = {
     "scheduler": {"scheduler.nk"},
     "llm": {"llm.nk"},
     "tool": {"tool.nk"},
+    "context": {"context.nk"},
+    "memory": {"memory.nk"},
+    "storage": {"storage.nk"},
 }
+MANAGERS = """
+import asyncio, json, os, sys
+from aios import Agent
+
+async def main():
+    async with Agent(token=os.environ["AIOS_TOKEN"]) as agent:
+        await agent.memory.add("The blue door is locked at six.", tags=["doors"])
+        found = await agent.memory.search("When is the door locked?")
+        await agent.storage.write("notes/door.txt", b"locked at six")
+        read = await agent.storage.read("notes/door.txt")
+        context = await agent.contexts.open()
+        reply = await context.chat("Say hello.", max_tokens=8)
+        tools = {tool.name for tool in await agent.tools.list()}
+        value = await agent.tools.call("calculator", {"expression": "23 * 19 + 4"})
+        said = [found.memories[0].content, read.decode(), bool(reply.text), "calculator" in tools, value.content]
+        print(json.dumps(said))
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +75,13 @@ def test_a_node_client_chats_with_the_model_in_the_containers(
         sys.stdout.write(f"\n{json.dumps(answer)}\n")
     assert answer["text"]
     assert answer["deltas"]
+
+
+def test_every_manager_serves_an_agent(compose: Compose, agent_token: str) -> None:
+    said = compose.run(
+        "run", "--rm", "-T", "-e", f"AIOS_TOKEN={agent_token}", "operator", "python", "-", input=MANAGERS
+    )
+    assert json.loads(said) == ["The blue door is locked at six.", "locked at six", True, True, {"value": 441}]
 
 
 def test_one_trace_goes_through_all_containers(compose: Compose, node_client: NodeClient, agent_token: str) -> None:

@@ -7,6 +7,8 @@ for), any other filter than match value/any and range, other vectors than one de
 format (the file it gives is the embedded engine's).
 """
 
+import argparse
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -47,6 +49,8 @@ class QdrantRest:
     indexes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/readyz":
+            return web.Response(text="all shards are ready")
         self.requests.append(f"{request.method} {request.path}")
         if self.fail_next:
             return _failed(self.fail_next.pop(0), "told to fail")
@@ -173,16 +177,16 @@ class QdrantRest:
 
 
 @contextlib.asynccontextmanager
-async def qdrant_rest(folder: Path) -> AsyncIterator[QdrantRest]:
-    """Serves on a free port until the block ends; its files are below `folder`."""
+async def qdrant_rest(folder: Path, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[QdrantRest]:
+    """Serves until the block ends, on a free port if none is named; its files are below `folder`."""
     stand_in = QdrantRest(QdrantEdge(folder / "points"), folder)
     app = web.Application(client_max_size=64 << 20)
     app.router.add_route("*", "/{path:.*}", stand_in.handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        stand_in.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, host, port).start()
+        stand_in.url = f"http://{host}:{runner.addresses[0][1]}"
         yield stand_in
     finally:
         await runner.cleanup()
@@ -222,3 +226,14 @@ def _updated() -> Json:
 
 def _failed(status: int, message: str) -> web.Response:
     return web.json_response({"status": {"error": message}, "time": 0.0}, status=status)
+
+
+async def _serve(folder: Path) -> None:
+    async with qdrant_rest(folder, "0.0.0.0", 6333):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Serves as Qdrant would, on its port, until it is stopped.")
+    parser.add_argument("--folder", type=Path, required=True)
+    asyncio.run(_serve(parser.parse_args().folder))
