@@ -16,6 +16,7 @@ from aios_stack.commands.ps import ps
 from aios_stack.commands.quota import quota
 from aios_stack.commands.run import run
 from aios_stack.commands.tenant import tenant
+from aios_stack.commands.top import top
 from aios_stack.commands.trace import trace
 from aios_stack.commands.up import up
 
@@ -25,6 +26,7 @@ commands: Sequence[click.Command] = (
     ps,
     logs,
     run,
+    top,
     trace,
     agent,
     tenant,

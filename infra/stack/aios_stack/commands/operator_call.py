@@ -40,15 +40,25 @@ def ask_access(
         ResourceNotFound: there is no running stack, or it has no operator's token.
         AiosError: access refused, or could not be reached.
     """
-    url, token = os.environ.get("AIOS_URL"), os.environ.get("AIOS_TOKEN")
-    if not (url and token):
-        folder = DataFolder.find(data)
-        url = running_state(folder).url
-        try:
-            token = folder.operator_token.read_text().strip()
-        except FileNotFoundError as error:
-            raise ResourceNotFound(f"{folder.operator_token} is missing; `aios up` makes it") from error
+    url, token = operator_of(data)
     return asyncio.run(_ask(url, token, operation, request, deadline_s))
+
+
+def operator_of(data: Path | None) -> tuple[str, str]:
+    """Where the bus is, and the operator's token.
+
+    Raises:
+        ResourceNotFound: there is no running stack, or it has no operator's token.
+    """
+    url, token = os.environ.get("AIOS_URL"), os.environ.get("AIOS_TOKEN")
+    if url and token:
+        return url, token
+    folder = DataFolder.find(data)
+    url = running_state(folder).url
+    try:
+        return url, folder.operator_token.read_text().strip()
+    except FileNotFoundError as error:
+        raise ResourceNotFound(f"{folder.operator_token} is missing; `aios up` makes it") from error
 
 
 async def _ask(
