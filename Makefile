@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PATHS := proto sdk services infra benchmarks docs examples tests
 
 BENCHES := bench-overhead bench-scheduling bench-access bench-audit bench-tools bench-context bench-resume bench-failover \
-	bench-managers bench-storage
+	bench-managers bench-storage bench-tool-tasks
 
 .PHONY: install demo test test-compose lint format schemas reference bench $(BENCHES) clean help
 
@@ -82,6 +82,10 @@ bench-storage: $(INSTALLED) ## what files cost from the SDK to the disk, and wha
 
 bench-access: $(INSTALLED) ## the access hop's CPU against a bare one, connecting, revocation, policy changes; about 5 minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/access.py $(if $(CHECK),--check)
+
+bench-tool-tasks: $(INSTALLED) ## ten small tasks with tools: the default model, and one of half a billion parameters
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/tool_tasks.py $(if $(CHECK),--check)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/tool_tasks.py --model larger $(if $(CHECK),--check)
 
 clean: ## removes what was built, and the demo's data
 	rm -rf $(VENV) .aios .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,12 @@
 """How far a real model gets with ten small tasks that need tools; and whether every call it asks for is legal.
 
     python benchmarks/tool_tasks.py                         # the default model
+    python benchmarks/tool_tasks.py --model larger          # one of half a billion parameters, see larger_model.py
     python benchmarks/tool_tasks.py --model model.gguf      # another one
     python benchmarks/tool_tasks.py --tasks 2 --check
 
 The tasks are those of `tests/support/tool_tasks.py`. The answers are held to a JSON schema, so a call that is not legal
-can only be one that was cut off. Every transcript goes into `results/tool-tasks.json`.
+can only be one that was cut off. Every transcript goes into `results/tool-tasks-<model>.json`.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
+from larger_model import larger_model
 from report import Bar, Report
 from road import Road, running_road
 from support.tool_tasks import TASKS, Task, World, declare
@@ -38,6 +40,7 @@ async def attempt(road: Road, task: Task) -> dict[str, Any]:
             talk: ToolTalk | None = await agent.chat_with_tools(
                 task.prompt,
                 tools=task.tools,
+                tool_choice="required",
                 output=task.output,
                 max_steps=MAX_STEPS,
                 max_tokens=MAX_TOKENS,
@@ -68,14 +71,16 @@ async def attempt_all(road: Road, tasks: tuple[Task, ...]) -> list[dict[str, Any
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="path or hub name; by default the engine's own")
+    parser.add_argument("--model", help="path, hub name, or `larger`; by default the engine's own")
     parser.add_argument("--tasks", type=int, default=len(TASKS), help="how many of the ten")
     parser.add_argument("--at-least", type=int, default=0, help="tasks that must be solved")
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     options = parser.parse_args()
-    with running_road(*(("--model", options.model) if options.model else ())) as road:
+    model = str(larger_model()) if options.model == "larger" else options.model
+    with running_road(*(("--model", model) if model else ())) as road:
         found = asyncio.run(attempt_all(road, TASKS[: options.tasks]))
-    report = Report("tool-tasks", "Ten small tasks with tools", ("task", "solved", "steps", "calls", "answer"))
+    label = Path(model).stem.lower() if model else "default-model"
+    report = Report(f"tool-tasks-{label}", "Ten small tasks with tools", ("task", "solved", "steps", "calls", "answer"))
     for task in found:
         solved = "yes" if task["solved"] else "no"
         report.rows.append((task["task"], solved, str(task["steps"]), str(task["calls"]), task["answer"][:60]))
@@ -83,7 +88,7 @@ def main() -> int:
         Bar("calls that are not legal", sum(task["illegal_calls"] for task in found), 0, "calls"),
         Bar("tasks solved", sum(task["solved"] for task in found), options.at_least, "tasks", at_most=False),
     ]
-    report.figures = {"model": options.model or "default", "tasks": found}
+    report.figures = {"model": label, "tasks": found}
     return report.finish(check=options.check)
 
 

@@ -243,7 +243,7 @@ WORKLOADS = {
     for workload in (
         Workload("W1", "chat and code (Azure 2023)", 1000, azure),
         Workload("W3", "support agents (tau-bench)", 300, tau),
-        Workload("W4", "software agents (SWE)", 150, swe),
+        Workload("W4", "software agents (SWE)", 200, swe),
         Workload("W34", "agents and chat", 350, mixed),
         Workload("W5", "graphs of calls", 120, graph),
         Workload("W6", "one tenant floods", 4000, flood),

@@ -19,7 +19,7 @@ from aios._memory import Memories
 from aios._reply import Reply, reply, result_of
 from aios._request import CallOptions
 from aios._storage import Storage
-from aios._tool_loop import DEFAULT_MAX_STEPS, ToolMode, ToolTalk, chat_with_tools
+from aios._tool_loop import DEFAULT_MAX_STEPS, ToolChoice, ToolMode, ToolTalk, chat_with_tools
 from aios._tool_schema import ToolOptions
 from aios._tools import Tools
 from aios._tracing import Tracing
@@ -28,6 +28,7 @@ from aios_proto.ids import new_syscall_id
 from aios_proto.messages.access import WhoamiResult
 from aios_proto.messages.llm import ChatMessage
 from aios_proto.names import is_syscall_id
+from aios_proto.tls import context_of_environment
 from aios_proto.tokens import AgentToken
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
@@ -58,11 +59,12 @@ class Agent:
         url: the bus, or several of its servers separated by commas; by default AIOS_URL.
         program: 1 to 64 letters, digits, `_` or `-`; by default a fresh ULID.
         connect_timeout_s: how long to try to connect.
-        tls: for `tls://` servers; by default the system's trust.
+        tls: for a bus that speaks TLS; by default made of AIOS_TLS_CA, AIOS_TLS_CERT and AIOS_TLS_KEY, where the
+            first is set.
 
     Raises:
         Unauthenticated: there is no token, or it is not of that form.
-        InvalidRequest: the program is no legal name.
+        InvalidRequest: the program is no legal name, or a file of AIOS_TLS_* cannot be used.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Agent:
         addresses = url if url is not None else os.environ.get("AIOS_URL") or DEFAULT_URL
         self._urls = [address.strip() for address in addresses.split(",") if address.strip()]
         self._connect_timeout_s = connect_timeout_s
-        self._tls = tls
+        self._tls = context_of_environment() if tls is None else tls
         self.tenant = self._token.tenant
         self.name = self._token.agent
         self._tracing = Tracing(self.tenant, self.name)
@@ -158,6 +160,7 @@ class Agent:
         *,
         tools: Sequence[str] | None = None,
         mode: ToolMode = "schema",
+        tool_choice: ToolChoice = "auto",
         output: object = None,
         system: str | None = None,
         max_steps: int = DEFAULT_MAX_STEPS,
@@ -166,14 +169,17 @@ class Agent:
     ) -> ToolTalk:
         """Lets a model solve a task with tools: it asks for calls, gets what they say, until it answers.
 
-        The calls of one turn run together. What goes wrong with a tool is told to the model. Its content is untrusted;
-        `ToolTalk.taint` says whose the model has seen.
+        The calls of one turn run together. What goes wrong with a tool is told to the model. A turn that asks for
+        nothing but what the turn before got is not run again, and the model must answer then. What tools say is
+        untrusted; `ToolTalk.taint` says whose the model has seen.
 
         Args:
             task: what is to be done, or a conversation to go on with.
             tools: names of the tools the model may use; None means all that are up.
             mode: `schema` holds the model to legal calls and works with small ones; `text` reads JSON out of what it
                 writes, fenced or not; `native` uses the tool calls of chat, where the worker offers them.
+            tool_choice: `required` lets the model answer only after it has used a tool, which small models need;
+                `none` lets it use none.
             output: type of the answer, such as a pydantic model; None is a text.
             system: said before the instructions.
             max_steps: turns of the model; in the last it can only answer.
@@ -190,6 +196,7 @@ class Agent:
             task,
             tools,
             mode=mode,
+            tool_choice=tool_choice,
             output=output,
             system=system,
             max_steps=max_steps,

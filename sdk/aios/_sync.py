@@ -14,7 +14,7 @@ from aios._loop_thread import LoopThread
 from aios._reply import Reply
 from aios._request import CallOptions
 from aios._sync_managers import SyncCall, SyncCalls, SyncContexts, SyncLLM, SyncMemories, SyncStorage, SyncTools
-from aios._tool_loop import DEFAULT_MAX_STEPS, ToolMode, ToolTalk
+from aios._tool_loop import DEFAULT_MAX_STEPS, ToolChoice, ToolMode, ToolTalk
 from aios._tool_schema import ToolOptions
 from aios_proto.errors import BusUnavailable
 from aios_proto.messages.access import WhoamiResult
@@ -99,6 +99,7 @@ class SyncAgent:
         *,
         tools: Sequence[str] | None = None,
         mode: ToolMode = "schema",
+        tool_choice: ToolChoice = "auto",
         output: object = None,
         system: str | None = None,
         max_steps: int = DEFAULT_MAX_STEPS,
@@ -111,6 +112,7 @@ class SyncAgent:
                 task,
                 tools=tools,
                 mode=mode,
+                tool_choice=tool_choice,
                 output=output,
                 system=system,
                 max_steps=max_steps,

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -12,17 +12,21 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from aios._llm import LLM, GenerationOptions
 from aios._reply import ChatReply
 from aios._request import CallOptions
-from aios._tool_talk import MAX_CALLS, Turn, Wish, instructions, read_native, read_turn, turn_schema
+from aios._tool_talk import Turn, Wish, read_native, read_turn
 from aios._tools import Tools
 from aios_proto.errors import AiosError, InvalidRequest, ResourceNotFound
 from aios_proto.messages.llm import ChatMessage, FunctionDefinition, ToolDefinition
 from aios_proto.messages.tool import ToolInfo
+from aios_proto.tool_turn import MAX_CALLS, Allowed, OfferedTool, instructions, turn_schema
 
 ToolMode = Literal["schema", "text", "native"]
+ToolChoice = Literal["auto", "required", "none"]
 
 DEFAULT_MAX_STEPS: Final = 8
 DEFAULT_MAX_TOKENS: Final = 256
 _SHOWN_CHARS: Final = 4000
+_REPEATED_CHARS: Final = 500
+"""A task so long is said again after what the tools say, which small models need; a longer one is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class ToolLoop:
         tools: calls of tools.
         offered: the tools the model may use.
         mode: how the model asks for them.
+        tool_choice: whether it must use one before it answers.
         output: type of the answer.
         max_steps: turns of the model; in the last it can only answer.
         calls_at_once: calls one turn may ask for.
@@ -102,6 +107,7 @@ class ToolLoop:
         offered: Sequence[ToolInfo],
         *,
         mode: ToolMode,
+        tool_choice: ToolChoice,
         output: TypeAdapter[object] | None,
         max_steps: int,
         calls_at_once: int,
@@ -111,6 +117,7 @@ class ToolLoop:
         self._tools = tools
         self._offered = {tool.name: tool for tool in offered}
         self._mode = mode
+        self._tool_choice = tool_choice
         self._output = output
         self._max_steps = max_steps
         self._calls_at_once = calls_at_once
@@ -127,8 +134,9 @@ class ToolLoop:
         """
         talk, steps, taint = list(messages), list[ToolStep](), dict[str, None]()
         answer: object = None
+        task, repeats = _task(messages), False
         for number in range(self._max_steps):
-            reply = await self._ask(talk, last=number == self._max_steps - 1)
+            reply = await self._ask(talk, self._allowed(number, steps, repeats=repeats))
             turn = read_native(reply.message.tool_calls) if reply.message.tool_calls else read_turn(reply.text)
             talk.append(reply.message)
             if turn.answered:
@@ -136,13 +144,20 @@ class ToolLoop:
                 if answer is not None:
                     steps.append(ToolStep(reply.text))
                     break
-            uses = await asyncio.gather(*(self._use(wish) for wish in turn.calls))
+            known = _known(steps, turn.calls)
+            repeats = bool(known)
+            uses = known or await asyncio.gather(*(self._use(wish) for wish in turn.calls))
             steps.append(ToolStep(_text(reply), tuple(uses), turn.fault))
             taint |= dict.fromkeys(source for use in uses for source in use.taint)
-            talk += self._told(turn, uses, cut=reply.finish_reason == "length")
+            talk += self._told(turn, uses, task, cut=reply.finish_reason == "length")
         return ToolTalk(answer, tuple(steps), tuple(talk), tuple(taint))
 
-    async def _ask(self, talk: Sequence[ChatMessage], *, last: bool) -> ChatReply:
+    def _allowed(self, number: int, steps: Sequence[ToolStep], *, repeats: bool) -> Allowed:
+        if repeats or number == self._max_steps - 1 or self._tool_choice == "none":
+            return "answer"
+        return "calls" if self._tool_choice == "required" and not _has_used(steps) else "both"
+
+    async def _ask(self, talk: Sequence[ChatMessage], allowed: Allowed) -> ChatReply:
         options = self._options
         if self._mode == "native":
             definitions = [
@@ -153,13 +168,13 @@ class ToolLoop:
                 )
                 for tool in self._offered.values()
             ]
-            return await self._llm.chat(talk, tools=definitions, tool_choice="none" if last else "auto", **options)
+            return await self._llm.chat(talk, tools=definitions, tool_choice=_NATIVE_CHOICE[allowed], **options)
         if self._mode == "schema":
             schema = turn_schema(
-                list(self._offered.values()),
+                _told_of(self._offered.values()),
                 self._answer_schema,
                 calls_at_once=self._calls_at_once,
-                answer_only=last,
+                allowed=allowed,
             )
             options = {**options, "response_format": {"type": "json_schema", "json_schema": schema}}
         return await self._llm.chat(talk, **options)
@@ -191,7 +206,7 @@ class ToolLoop:
             return ToolUse(wish.name, wish.arguments, error=f"{error.code}: {error.message}")
         return ToolUse(wish.name, wish.arguments, content=result.content, taint=tuple(result.taint))
 
-    def _told(self, turn: Turn, uses: Sequence[ToolUse], *, cut: bool) -> list[ChatMessage]:
+    def _told(self, turn: Turn, uses: Sequence[ToolUse], task: str, *, cut: bool) -> list[ChatMessage]:
         if turn.fault:
             fault = "That was cut off; be shorter." if cut else turn.fault
             return [ChatMessage(role="user", content=fault)]
@@ -200,11 +215,37 @@ class ToolLoop:
                 ChatMessage(role="tool", content=_shown(use), tool_call_id=wish.id, name=wish.name)
                 for wish, use in zip(turn.calls, uses, strict=True)
             ]
+        reminder = [f"If that is enough, answer. The task: {task}"] if task else []
         lines = [f"{use.name}({orjson.dumps(use.arguments).decode()}) -> {_shown(use)}" for use in uses]
-        return [ChatMessage(role="user", content="\n".join(["The tools say:", *lines]))]
+        return [ChatMessage(role="user", content="\n".join(["The tools say:", *lines, *reminder]))]
 
 
+_NATIVE_CHOICE: Final[Mapping[Allowed, ToolChoice]] = {"both": "auto", "calls": "required", "answer": "none"}
 _PASSED_ON: Final = frozenset({"priority", "deadline_s", "program"})
+
+
+def _told_of(tools: Iterable[ToolInfo]) -> list[OfferedTool]:
+    return [OfferedTool(tool.name, tool.description, tool.input_schema) for tool in tools]
+
+
+def _task(messages: Sequence[ChatMessage]) -> str:
+    """What was asked last, where it is short."""
+    said = next((message.content for message in reversed(messages) if message.role == "user"), None)
+    return said if isinstance(said, str) and len(said) <= _REPEATED_CHARS else ""
+
+
+def _known(steps: Sequence[ToolStep], wishes: Sequence[Wish]) -> list[ToolUse]:
+    """What the same calls gave in the turn before, if all of a turn's calls succeeded just then.
+
+    They are not made again: a small model that goes round in circles would send the same message twice.
+    """
+    before = [use for step in steps[-1:] for use in step.uses if use.error is None]
+    found = [use for wish in wishes for use in before if (use.name, use.arguments) == (wish.name, wish.arguments)]
+    return found if len(found) == len(wishes) else []
+
+
+def _has_used(steps: Sequence[ToolStep]) -> bool:
+    return any(use.error is None for step in steps for use in step.uses)
 
 
 def _shown(use: ToolUse) -> str:
@@ -228,6 +269,7 @@ async def chat_with_tools(
     names: Sequence[str] | None,
     *,
     mode: ToolMode,
+    tool_choice: ToolChoice,
     output: object,
     system: str | None,
     max_steps: int,
@@ -247,7 +289,7 @@ async def chat_with_tools(
         offered = [known[name] for name in names]
     messages = [ChatMessage(role="user", content=task)] if isinstance(task, str) else list(task)
     if not any(message.role == "system" for message in messages):
-        told = [] if mode == "native" else [instructions(offered, calls_at_once=calls_at_once)]
+        told = [] if mode == "native" else [instructions(_told_of(offered), calls_at_once=calls_at_once)]
         first = "\n\n".join([*([system] if system else []), *told])
         if first:
             messages.insert(0, ChatMessage(role="system", content=first))
@@ -258,6 +300,7 @@ async def chat_with_tools(
         tools,
         offered,
         mode=mode,
+        tool_choice=tool_choice,
         output=adapter,
         max_steps=max_steps,
         calls_at_once=calls_at_once,

@@ -5,8 +5,9 @@ The tools hold their state in a world that is made anew for each task.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from aios import Agent, ToolFailed
 
@@ -20,6 +21,9 @@ class World:
     sent: list[tuple[str, str]] = field(default_factory=list)
     door: str = "open"
     tries: int = 0
+
+
+Fruit = Annotated[str, Field(description="its name in the singular, such as cherry")]
 
 
 class City(BaseModel):
@@ -45,12 +49,12 @@ def declare(agent: Agent, world: World) -> None:
         return WEATHER[city]
 
     @agent.tool(effects=["read_only"])
-    async def stock(fruit: str) -> int:
+    async def stock(fruit: Fruit) -> int:
         """Tells how many pieces of a fruit are there."""
         return world.stock.get(fruit, 0)
 
     @agent.tool(effects=["read_only"])
-    async def price(fruit: str) -> int:
+    async def price(fruit: Fruit) -> int:
         """Tells what one piece of a fruit costs."""
         return PRICES[fruit]
 
@@ -66,12 +70,12 @@ def declare(agent: Agent, world: World) -> None:
 
     @agent.tool(effects=["idempotent"], writes=["note:{title}"])
     async def write_note(title: str, text: str) -> str:
-        """Writes a note over what it held."""
+        """Replaces a note's whole text; read it first to keep what it holds."""
         world.notes[title] = text
         return "written"
 
     @agent.tool
-    async def send(to: str, text: str) -> str:
+    async def send(to: Annotated[str, Field(description="phone number, such as 555-0100")], text: str) -> str:
         """Sends a message to a phone number."""
         world.sent.append((to, text))
         return "sent"

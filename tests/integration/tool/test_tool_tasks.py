@@ -130,3 +130,28 @@ async def test_tool_calls_of_the_chat_operation_work_as_well(world: ToolWorld, m
     assert talk.messages[2].role == "tool"
     assert talk.messages[2].tool_call_id == "c1"
     assert model.asked[0]["tools"][0]["function"]["name"] == "calculator"
+
+
+async def test_a_required_tool_must_be_used_with_success_before_an_answer(
+    world: ToolWorld, model: ScriptedModel
+) -> None:
+    fails = '{"calls":[{"tool":"calculator","arguments":{"expression":"1/0"}}]}'
+    works = '{"calls":[{"tool":"calculator","arguments":{"expression":"1+1"}}]}'
+    model.says([fails, works, '{"answer":"2"}'])
+    async with await world.agent() as agent:
+        talk = await agent.chat_with_tools("1+1?", tools=["calculator"], tool_choice="required", durability="volatile")
+    assert talk.answer == "2"
+    schemas = [asked["response_format"]["json_schema"] for asked in model.asked]
+    assert [list(schema.get("properties", {})) for schema in schemas] == [["calls"], ["calls"], []]
+    assert "anyOf" in schemas[2]
+
+
+async def test_a_model_that_goes_round_in_circles_is_made_to_answer(world: ToolWorld, model: ScriptedModel) -> None:
+    sends = '{"calls":[{"tool":"send","arguments":{"to":"555-0101","text":"hello"}}]}'
+    model.says([sends, sends, '{"answer":"sent"}'])
+    async with agent_in(world) as (agent, state):
+        talk = await agent.chat_with_tools("Send it", tools=["send"], durability="volatile")
+    assert talk.answer == "sent"
+    assert state.sent == [("555-0101", "hello")], "the same call is not made twice"
+    assert [len(step.uses) for step in talk.steps] == [1, 1, 0]
+    assert list(model.asked[2]["response_format"]["json_schema"]["properties"]) == ["answer"]

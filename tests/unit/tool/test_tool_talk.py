@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from aios._tool_talk import Wish, read_turn, turn_schema
-from aios_proto.messages.tool import ToolInfo
+from aios._tool_talk import Wish, read_turn
+from aios_proto.tool_turn import OfferedTool, turn_schema
 
 TEXT: dict[str, JsonValue] = {"type": "string"}
 
 
-def tool(name: str, **properties: JsonValue) -> ToolInfo:
+def tool(name: str, **properties: JsonValue) -> OfferedTool:
     schema: dict[str, JsonValue] = {"type": "object", "properties": properties, "required": list(properties)}
-    return ToolInfo(name=name, version="1", description="", input_schema=schema, effects=[], owner="a", replicas=1)
+    return OfferedTool(name, f"Does {name}.", schema)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 
 
 def test_the_schema_of_a_turn_takes_legal_calls_only() -> None:
-    schema = turn_schema(
-        [tool("add", a={"type": "integer"}), tool("say", text=TEXT)], TEXT, calls_at_once=2, answer_only=False
-    )
+    schema = turn_schema([tool("add", a={"type": "integer"}), tool("say", text=TEXT)], TEXT, calls_at_once=2)
     add: JsonValue = {"tool": "add", "arguments": {"a": 1}}
     for good in ({"calls": [add]}, {"calls": [add, {"tool": "say", "arguments": {"text": "x"}}]}, {"answer": "x"}):
         jsonschema.validate(good, schema)
@@ -82,18 +80,20 @@ def test_the_schema_of_a_turn_takes_legal_calls_only() -> None:
     for bad in bads:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(bad, schema)
-    last = turn_schema([tool("add")], TEXT, calls_at_once=2, answer_only=True)
+    last = turn_schema([tool("add")], TEXT, calls_at_once=2, allowed="answer")
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"calls": [{"tool": "add", "arguments": {}}]}, last)
 
 
 def test_definitions_of_two_tools_do_not_mix() -> None:
-    first, second = tool("first", p={"$ref": "#/$defs/P"}), tool("second", p={"$ref": "#/$defs/P"})
-    first.input_schema["$defs"] = {"P": {"type": "integer"}}
-    second.input_schema["$defs"] = {"P": {"type": "string"}}
-    schema = turn_schema([first, second], TEXT, calls_at_once=1, answer_only=False)
+    def with_definition(name: str, kind: str) -> OfferedTool:
+        plain = tool(name, p={"$ref": "#/$defs/P"})
+        return OfferedTool(name, "", {**plain.parameters, "$defs": {"P": {"type": kind}}})
+
+    first, second = with_definition("first", "integer"), with_definition("second", "string")
+    schema = turn_schema([first, second], TEXT, calls_at_once=1)
     jsonschema.validate({"calls": [{"tool": "first", "arguments": {"p": 1}}]}, schema)
     jsonschema.validate({"calls": [{"tool": "second", "arguments": {"p": "x"}}]}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"calls": [{"tool": "second", "arguments": {"p": 1}}]}, schema)
-    assert "$defs" in first.input_schema
+    assert "$defs" in first.parameters
