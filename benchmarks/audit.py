@@ -59,7 +59,7 @@ async def write(nc: Client, records: int, seed: str) -> Written:
     for number in range(records // 2):
         call_id = new_syscall_id()
         headers = CallHeaders(call_id, program="run-1", tenant=TENANT, agent=f"agent-{number % 1000}", group="agent")
-        trail.decided(headers, "memory.search", "allow", ("default:agent",), _BODY, "0" * 32)
+        trail.decided(headers, "memory.search", "allow", ("default:agent",), _BODY, "0" * 32, time.time_ns() // 1000)
         trail.ended(CallEnd(key=headers.key, operation="memory.search", program="run-1", at_us=time.time_ns() // 1000))
         if number % _PAUSE_EVERY == 0 and writer.waiting > _WAITING:
             await writer.stored(TENANT)

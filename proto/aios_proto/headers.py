@@ -135,6 +135,45 @@ class CallHeaders:
             wire[APPROVAL] = self.approval
         return wire
 
+    def to_text(self, traceparent: str | None = None) -> str:
+        """The same as one block, a line a header, made faster for the hop that sees every call.
+
+        Args:
+            traceparent: goes out in place of the call's own.
+        """
+        traceparent = traceparent or self.traceparent
+        if (
+            not (self.program and self.deadline_ms and self.tenant and self.reply and len(self.times_us) == 1)
+            or self.after
+            or self.durability
+            or self.attempt
+            or self.operation
+            or self.taint
+            or self.approval
+        ):
+            return _text(self.to_wire(), traceparent)
+        text = (
+            f"Aios-Id: {self.id}\r\nAios-Proto: {_VERSION}\r\nAios-Program: {self.program}\r\n"
+            f"Aios-Deadline: {self.deadline_ms}\r\nAios-Tenant: {self.tenant}\r\nAios-Agent: {self.agent}\r\n"
+            f"Aios-Group: {self.group}\r\nAios-Reply: {self.reply}\r\nAios-Times: {self.times_us[0]}"
+        )
+        breaks = 8
+        if self.priority != DEFAULT_PRIORITY:
+            text += f"\r\nAios-Priority: {self.priority}"
+            breaks += 1
+        if self.context is not None:
+            text += f"\r\nAios-Context: {self.context}"
+            breaks += 1
+        if traceparent is not None:
+            text += f"\r\ntraceparent: {traceparent}"
+            breaks += 1
+        if self.tracestate is not None:
+            text += f"\r\ntracestate: {self.tracestate}"
+            breaks += 1
+        if text.count("\n") != breaks or text.count("\r") != breaks:
+            return _text(self.to_wire(), traceparent)
+        return text
+
 
 def from_agent(
     wire: Mapping[str, str] | None,
@@ -175,6 +214,18 @@ def from_agent(
     program = wire.get(PROGRAM)
     if program is not None and not is_syscall_id(program):
         raise InvalidRequest("the program must be 1 to 64 letters, digits, `_` or `-`", field=PROGRAM)
+    if len(wire) == (2 if program is None else 3):  # it says nothing else
+        return CallHeaders(
+            call_id,
+            program or agent or None,
+            DEFAULT_PRIORITY,
+            deadline_ms,
+            tenant=tenant,
+            agent=agent,
+            group=group,
+            reply=reply,
+            times_us=times_us,
+        )
     context = wire.get(CONTEXT)
     if context is not None and not is_name(context):
         raise InvalidRequest("the context must be 1 to 64 letters, digits, `_` or `-`", field=CONTEXT)
@@ -231,6 +282,14 @@ def from_kernel(wire: Mapping[str, str] | None) -> CallHeaders:
 
 
 _VERSION: Final = str(PROTOCOL_VERSION)
+_BREAKS: Final = str.maketrans("\r\n", "  ")
+
+
+def _text(wire: dict[str, str], traceparent: str | None) -> str:
+    """Headers as lines; a line break in a value, which could forge a header, becomes a space."""
+    if traceparent is not None:
+        wire[TRACEPARENT] = traceparent
+    return "\r\n".join(f"{name}: {value.translate(_BREAKS)}" for name, value in wire.items())
 
 
 @overload

@@ -86,19 +86,24 @@ def seal_text(tenant: str, head: Head, by: str) -> bytes:
     return f"{_DOMAIN}\n{tenant}\n{by}\n{head.seq}\n{head.sha256}".encode()
 
 
-def chain_lines(tenant: str, head: Head, records: Sequence[Mapping[str, JsonValue]]) -> tuple[list[bytes], Head]:
+def chain_lines(tenant: str, head: Head, records: Sequence[Mapping[str, JsonValue] | str]) -> tuple[list[bytes], Head]:
     """The lines that continue a chain, and its new head.
 
     Args:
         tenant: whose chain.
         head: where it ends now.
-        records: what happened; names other than `tenant`, `seq` and `prev`, text without lone surrogates.
+        records: what happened: fields of names other than `tenant`, `seq` and `prev`, text without lone surrogates; or
+            the same as JSON, without the opening brace.
     """
     lines: list[bytes] = []
     seq, sha256 = head.seq, head.sha256
+    start = f'{{"tenant":{orjson.dumps(tenant).decode()},"seq":'
     for fields in records:
         seq += 1
-        record = orjson.dumps({"tenant": tenant, "seq": seq, "prev": sha256, **fields})
+        if isinstance(fields, str):
+            record = f'{start}{seq},"prev":"{sha256}",{fields}'.encode()
+        else:
+            record = orjson.dumps({"tenant": tenant, "seq": seq, "prev": sha256, **fields})
         sha256 = hashlib.sha256(record).hexdigest()
         lines.append(_START + sha256.encode() + _MIDDLE + record + b"}\n")
     return lines, Head(seq, sha256)

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 
-import orjson
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
@@ -103,8 +102,8 @@ class AuditService:
 
     async def _on_call_end(self, message: Msg) -> None:
         try:
-            end = CallEnd.model_validate(orjson.loads(message.data))
-        except (ValidationError, orjson.JSONDecodeError) as error:
+            end = CallEnd.model_validate_json(message.data)
+        except ValidationError as error:
             self._service.log.warning("the end of a call could not be read", error=str(error))
             return
         self._take_end(end)

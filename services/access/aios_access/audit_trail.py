@@ -22,6 +22,7 @@ _NAME_CHARS: Final = 64
 _ABOUT: Final = ("tenant", "agent", "group", "operator", "approval_id", "scope", "name", "operation", "anchor")
 _BODY_BYTES: Final = 65_536
 _TEXT_CHARS: Final = 300
+_REMEMBERED: Final = 16_384
 
 Fields = dict[str, JsonValue]
 
@@ -29,8 +30,8 @@ Fields = dict[str, JsonValue]
 class AuditSink(Protocol):
     """Where records go."""
 
-    def record(self, tenant: str, fields: Mapping[str, JsonValue]) -> None:
-        """Takes one record in, without waiting."""
+    def record(self, tenant: str, fields: Mapping[str, JsonValue] | str) -> None:
+        """Takes one record in, without waiting: its fields, or their JSON text up to the closing brace."""
 
 
 class AuditTrail:
@@ -53,6 +54,7 @@ class AuditTrail:
         self._strangers_second = 0
         self._strangers = 0
         self._strangers_left_out = 0
+        self._repeated: dict[tuple[str, str, str, str, tuple[str, ...]], str] = {}
 
     def decided(
         self,
@@ -62,33 +64,51 @@ class AuditTrail:
         policies: tuple[str, ...],
         body: bytes,
         trace_id: str | None,
+        at_us: int,
     ) -> None:
-        """A call may pass (`allow`), or waits for a human (`ask`)."""
+        """A call may pass (`allow`), or waits for a human (`ask`).
+
+        Args:
+            headers: of the call; its id and its program are checked, so they stand in JSON as they are.
+            operation: `<manager>.<operation>`.
+            effect: what was decided.
+            policies: those that decided.
+            body: as sent.
+            trace_id: 32 hex digits.
+            at_us: Unix time in microseconds.
+        """
         if self.sink is None:
             return
+        about = (headers.agent, headers.group, operation, effect, policies)
+        repeated = self._repeated.get(about)
+        if repeated is None:
+            if len(self._repeated) >= _REMEMBERED:
+                self._repeated.clear()
+            repeated = self._repeated[about] = self._repeat(*about)
+        text = f'"at_us":{at_us},{repeated},"id":"{headers.id}","program":"{headers.program or ""}","bytes":{len(body)}'
+        if trace_id is not None:
+            text += f',"trace_id":"{trace_id}"'
+        if headers.taint:
+            text += f',"taint":{orjson.dumps(headers.taint).decode()}'
+        if self._contents:
+            text += f',"body":{orjson.dumps(_text(body[:_BODY_BYTES])).decode()}'
+        elif operation.startswith("access."):
+            text += f',"about":{orjson.dumps(_about(body)).decode()}'
+        self.sink.record(headers.tenant, text + "}")
+
+    def _repeat(self, agent: str, group: str, operation: str, effect: str, policies: tuple[str, ...]) -> str:
+        """What the records of many calls have in common, as JSON without the braces."""
         fields: Fields = {
-            "at_us": time.time_ns() // 1000,
             "by": self._by,
             "kind": "decision",
             "effect": effect,
-            "id": headers.id,
-            "agent": headers.agent,
-            "group": headers.group,
-            "program": headers.program,
+            "agent": agent,
+            "group": group,
             "operation": operation,
-            "bytes": len(body),
         }
         if policies:
             fields["policies"] = list(policies)
-        if headers.taint:
-            fields["taint"] = list(headers.taint)
-        if trace_id is not None:
-            fields["trace_id"] = trace_id
-        if self._contents:
-            fields["body"] = _text(body[:_BODY_BYTES])
-        elif operation.startswith("access."):
-            fields["about"] = _about(body)
-        self.sink.record(headers.tenant, fields)
+        return orjson.dumps(fields)[1:-1].decode()
 
     def refused(self, subject: SyscallSubject, call_id: str, error: AiosError, size: int, trace_id: str | None) -> None:
         """A call does not pass, or could not be passed on."""

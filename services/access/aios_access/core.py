@@ -8,6 +8,7 @@ from aios_access.policies import Policies
 from aios_access.policy_set import Circumstances, Decision
 from aios_access.presence import PresenceTable
 from aios_access.resources import Resource, parse_body, resources_of
+from aios_access.routes import Route
 from aios_kit.tracing import trace_headers
 from aios_proto import headers as wire
 from aios_proto import subjects
@@ -23,8 +24,8 @@ from aios_proto.errors import (
 )
 from aios_proto.limits import MAX_BODY_BYTES
 from aios_proto.messages.access import AgentCreateRequest
-from aios_proto.operations import MANAGERS, OPERATIONS, Operation
-from aios_proto.subjects import KERNEL_TENANT, SyscallSubject
+from aios_proto.operations import MANAGERS, Operation
+from aios_proto.subjects import KERNEL_TENANT
 
 # A clock that runs ahead by less than this still names the present.
 _ROUNDING_MS = 1
@@ -42,6 +43,8 @@ class Admitted:
         identity: who calls.
         headers: what the next hop gets, identity and reply stamped.
         operation: its entry in the system-call table.
+        name: `<manager>.<operation>`.
+        target: where it goes on to.
         durable: whether JetStream must have it before the caller hears `accepted`.
         decision: `allow`, or `ask` where a human must agree first; and the policies that say so.
         own_deadline: whether the caller named the deadline itself.
@@ -50,6 +53,8 @@ class Admitted:
     identity: Identity
     headers: wire.CallHeaders
     operation: Operation
+    name: str
+    target: str
     durable: bool
     decision: Decision = _ALLOWED
     own_deadline: bool = False
@@ -81,7 +86,7 @@ class AccessCore:
 
     def admit(
         self,
-        subject: SyscallSubject,
+        route: Route,
         reply: str,
         raw_headers: Mapping[str, str] | None,
         body: bytes,
@@ -91,7 +96,7 @@ class AccessCore:
         """Decides on one call.
 
         Args:
-            subject: authenticated by the bus.
+            route: of its subject, which the bus has authenticated.
             reply: where the caller wants its frames.
             raw_headers: as sent; identity headers among them are dropped.
             body: as sent; parsed only where a policy asks for what is in it.
@@ -101,10 +106,11 @@ class AccessCore:
         Raises:
             AiosError: why it may not pass.
         """
-        if not subjects.is_own_inbox(reply, subject.tenant, subject.agent):
+        subject = route.subject
+        if not reply.startswith(route.inbox) or "*" in reply or ">" in reply:
             raise ReplyForbidden("the reply subject is missing or outside the caller's own inbox", field="reply")
         # Found first and judged later, so that the headers are made once, with everything stamped: they are many.
-        identity = self.directory.find(subject.tenant, subject.agent)
+        identity = self.directory.by_key(route.agent_key)
         now_ms = now_us // 1000
         headers = wire.from_agent(
             raw_headers,
@@ -115,7 +121,7 @@ class AccessCore:
             times_us=(now_us,),
             deadline_ms=now_ms + self._default_deadline_ms,
         )
-        operation = OPERATIONS.get((subject.manager, subject.operation))
+        operation = route.operation
         if operation is None:
             if subject.manager not in MANAGERS:
                 raise UnknownManager(f"there is no manager {subject.manager[:64]!r}", field="manager")
@@ -124,7 +130,7 @@ class AccessCore:
             raise AccessDenied("this agent's credential has been revoked")
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} are taken", field="body")
-        decision = self.policies.decide_early(identity, operation)
+        decision = route.early_decision(self.policies.of_tenant(identity.tenant), identity, operation)
         if decision is None:
             decision = self._decide_by_resource(identity, operation, headers, body)
         if decision.effect == "deny":
@@ -141,7 +147,7 @@ class AccessCore:
         if not self.presence.serves(operation.manager, operation.name, steady_s):
             raise ManagerUnavailable(f"no running service offers {operation.full_name} now", retry_after_s=1)
         durable = (headers.durability or operation.durability) == "durable"
-        return Admitted(identity, headers, operation, durable, decision, named_deadline)
+        return Admitted(identity, headers, operation, route.name, route.target, durable, decision, named_deadline)
 
     def decide(self, identity: Identity, operation: Operation, headers: wire.CallHeaders, body: bytes) -> Decision:
         """What the policies say about a call as things are now."""

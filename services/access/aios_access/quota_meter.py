@@ -65,7 +65,9 @@ class WindowMeter:
 
     def take(self, amount: int, now: float) -> Exhausted | NeedsLease | None:
         """Takes an amount, if this replica holds it; None says it did."""
-        self._roll(int(now // self.window_s))
+        window = int(now // self.window_s)
+        if window != self.window:
+            self._roll(window)
         if self.spent + amount <= self.held:
             self.spent += amount
             return None

@@ -9,14 +9,13 @@ from pydantic import ValidationError
 from aios_access.adapters.kv_allowances import KvAllowances
 from aios_access.core import AccessCore, Admitted
 from aios_access.ports import FindCaller
-from aios_access.quota_guard import Charge, QuotaGuard
+from aios_access.quota_guard import QuotaGuard
 from aios_access.quota_management import QuotaManagement
 from aios_access.quotas import Quotas
 from aios_access.settings import AccessSettings
 from aios_access.stores import Stores
 from aios_kit.service import Service
 from aios_proto import subjects
-from aios_proto.errors import QuotaExhausted
 from aios_proto.kernel import CallEnded, DecisionFact
 
 _ENDED = b'{"type":"ended"'
@@ -55,20 +54,6 @@ class QuotaService:
     async def close(self) -> None:
         """Returns what is leased and not used."""
         await self.guard.close(_CLOSE_S)
-
-    def charge(self, admitted: Admitted, body: bytes, now_us: int, *, crowded: bool) -> Charge | None:
-        """See `QuotaGuard.charge`.
-
-        Args:
-            admitted: the call.
-            body: as sent.
-            now_us: Unix time in microseconds.
-            crowded: whether so many calls wait for their turn that no other may.
-        """
-        charge = self.guard.charge(admitted.identity, admitted.operation, admitted.headers, body, now_us / 1_000_000)
-        if crowded and charge is not None and not charge.complete:
-            raise QuotaExhausted("too many calls wait for their quotas", retry_after_s=1)
-        return charge
 
     def not_passed(self, admitted: Admitted) -> None:
         """A call was charged and did not go on after all."""

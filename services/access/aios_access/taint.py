@@ -86,11 +86,11 @@ class Taint:
             All labels of the program with this call, and the marks that are new by it: they must be stored before the
             call goes on.
         """
-        tenant, agent = headers.tenant, headers.agent
         name = operation.full_name
-        program_key = f"p.{tenant}.{agent}.{headers.program}"
         if not self._marks and name not in _SOURCES:
             return (), []
+        tenant, agent = headers.tenant, headers.agent
+        program_key = f"p.{tenant}.{agent}.{headers.program}"
         parsed = _parsed(body) if operation.manager == "context" else {}
         owner = _text(parsed, "owner") or agent
         context = _text(parsed, "context") or headers.context or ""

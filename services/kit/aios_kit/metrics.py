@@ -3,6 +3,8 @@
 Labels are bounded: operations and error codes, never ids, agents or inboxes.
 """
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -27,7 +29,14 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("aios_in_flight", "Calls being worked on here.", registry=self.registry)
+        self._before: list[Callable[[], None]] = []
+
+    def before_shown(self, hook: Callable[[], None]) -> None:
+        """Calls `hook` before each look at the metrics: whoever counts much adds it up there."""
+        self._before.append(hook)
 
     def text(self) -> bytes:
         """The exposition text for Prometheus."""
+        for hook in self._before:
+            hook()
         return generate_latest(self.registry)

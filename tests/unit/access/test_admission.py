@@ -10,6 +10,7 @@ from aios_access.core import AccessCore, Admitted
 from aios_access.directory import Directory, Identity
 from aios_access.policies import Policies
 from aios_access.presence import PresenceTable
+from aios_access.routes import Route
 from aios_access.settings import DEFAULT_GROUPS
 from aios_proto import headers as wire
 from aios_proto.errors import AccessDenied, AiosError, InvalidRequest
@@ -66,7 +67,7 @@ def admit(
     subject = SyscallSubject("acme", agent, manager, operation)
     sent = headers if raw else {**SOUND, **(headers or {})}
     inbox = f"_INBOX.acme.{agent}.1" if reply is None else reply
-    return core.admit(subject, inbox, sent, b"x" * body_bytes, NOW_US, STEADY)
+    return core.admit(Route.of(subject), inbox, sent, b"x" * body_bytes, NOW_US, STEADY)
 
 
 def refusal(core: AccessCore, name: str = "memory.add", **call: object) -> tuple[str, str | None]:
@@ -242,7 +243,7 @@ def test_whatever_is_sent_it_is_admitted_or_refused_with_a_code(
     subject = SyscallSubject("acme", "alice", manager, operation)
     sent = {**headers, **SOUND} if sound else headers
     try:
-        admitted = make_core().admit(subject, REPLY if sound else reply, sent, b"", NOW_US, STEADY)
+        admitted = make_core().admit(Route.of(subject), REPLY if sound else reply, sent, b"", NOW_US, STEADY)
     except AiosError as error:
         refused = error.body()
         assert "." in refused.code

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aios_access import policy_schema
 from aios_access.directory import Identity
 from aios_access.policies import Policies, PolicyDocument
-from aios_access.policy_set import Circumstances, Decision
+from aios_access.policy_set import Circumstances, Decision, PolicySet
 from aios_access.resources import parse_body, parse_resource, resources_of
 from aios_access.settings import DEFAULT_GROUPS
 from aios_proto.errors import InvalidRequest, MalformedRequest, ResourceNotFound
@@ -59,6 +59,82 @@ def test_a_forbidden_path_is_refused_however_it_is_written_and_others_pass() -> 
     assert decide(made, "storage.read", {"path": "public/x"}).effect == "allow"
     assert decide(made, "storage.move", {"source": "public/x", "target": "secret/x"}).effect == "deny"
     assert decide(made, "storage.move", {"source": "secret/x", "target": "public/x"}).effect == "deny"
+
+
+def test_two_tenants_with_the_same_text_are_judged_apart() -> None:
+    made = Policies(DEFAULT_GROUPS)
+    text = 'forbid(principal == Agent::"acme.alice", action == Action::"memory.add", resource);'
+    for tenant in ("acme", "other"):
+        made.put(PolicyDocument(tenant, "own", 1, text))
+    made.refresh()
+    assert decide(made, "memory.add").effect == "deny"
+    assert decide(made, "memory.add", who=EVE).effect == "allow"
+    assert decide(made, "memory.add").effect == "deny"
+
+
+def test_what_was_checked_is_put_in_force_without_being_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = policies(one="permit(principal, action, resource);")
+    made.check(OLGA, "acme", "two", "forbid(principal, action, resource) when { context.tainted };")
+    made.put(PolicyDocument("acme", "two", 1, "forbid(principal, action, resource) when { context.tainted };"))
+
+    def compile_again(*_: object) -> object:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr("aios_access.policies.PolicySet", compile_again)
+    made.refresh()
+    assert decide(made, "memory.add", tainted=True).effect == "deny"
+    assert decide(made, "memory.add").effect == "allow"
+
+
+TEXTS = (
+    "",
+    "permit(principal, action, resource);",
+    'forbid(principal, action == Action::"memory.add", resource);',
+    '@id("no") forbid(principal in Group::"agent", action in [Action::"storage"], resource is File)'
+    ' when { resource.name like "secret/*" }; @ask("sure?") permit(principal, action, resource is Tool);',
+    '@ask("sure?") @id("ask") permit(principal in Group::"guest", action == Action::"llm.chat", resource);',
+    'permit(principal == Agent::"acme.alice", action, resource); forbid(principal, action, resource)'
+    " when { context.tainted };",
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.sampled_from(TEXTS)), max_size=8))
+def test_however_documents_changed_they_decide_as_if_they_had_been_put_at_once(
+    changes: list[tuple[str, str | None]],
+) -> None:
+    made, guest = Policies(DEFAULT_GROUPS), Identity("acme", "gus", "guest", "0" * 64, 0)
+    documents: dict[str, str] = {}
+    for name, text in changes:
+        if text is None:
+            made.remove("acme", name)
+            documents.pop(name, None)
+        else:
+            made.put(PolicyDocument("acme", name, 1, text))
+            documents[name] = text
+        made.refresh()
+    fresh = PolicySet({"default": made.default_text, **documents})
+    for who in (ALICE, guest):
+        for operation in (OPERATIONS["memory", "add"], OPERATIONS["llm", "chat"], OPERATIONS["tool", "call"]):
+            assert made.decide_early(who, operation) == fresh.decide_early(who, operation)
+        for tainted in (False, True):
+            file = resources_of("storage", {"path": "secret/x"}, None, "acme", who.agent)
+            circumstances = Circumstances(tainted=tainted)
+            found = made.decide(who, OPERATIONS["storage", "read"], file, circumstances)
+            assert found == fresh.decide(who, OPERATIONS["storage", "read"], file[0], circumstances)
+
+
+def test_only_a_small_change_of_a_document_that_changed_before_is_quick() -> None:
+    made = policies(one="permit(principal, action, resource);")
+    made.put(PolicyDocument("acme", "two", 1, TEXTS[3]))
+    made.refresh()
+    assert made.is_small_change("acme", "two", TEXTS[2])
+    assert not made.is_small_change("acme", "one", TEXTS[2])
+    assert not made.is_small_change("acme", "two", "// " + "x" * 2000)
+    made.check(OLGA, "acme", "one", TEXTS[5])
+    made.put(PolicyDocument("acme", "one", 2, TEXTS[5]))
+    made.refresh()
+    assert made.is_small_change("acme", "one", TEXTS[1])
 
 
 def test_only_calls_that_a_policy_on_resources_may_concern_are_looked_into() -> None:

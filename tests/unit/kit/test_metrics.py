@@ -26,3 +26,10 @@ def test_two_services_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.calls.labels("memory.add", "ok").inc()
     assert b"memory.add" not in other.text()
+
+
+def test_what_is_counted_elsewhere_is_added_up_before_each_look() -> None:
+    metrics = Metrics()
+    metrics.before_shown(lambda: metrics.calls.labels("memory.add", "ok").inc(5))
+    assert 'outcome="ok"} 5.0' in metrics.text().decode()
+    assert 'outcome="ok"} 10.0' in metrics.text().decode()

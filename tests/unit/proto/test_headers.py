@@ -113,3 +113,28 @@ def test_a_message_that_no_service_wrote_is_refused() -> None:
 
 def test_the_key_of_a_call_tells_agents_apart() -> None:
     assert CallHeaders(id="x", tenant="t", agent="a").key == "t.a.x"
+
+
+def lines(text: str) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in text.split("\r\n"))
+
+
+@given(calls_of_agents, stamps, st.none() | texts.filter(bool), st.booleans())
+def test_headers_written_as_text_say_the_same(
+    call: CallHeaders, stamped: dict[str, object], parent: str | None, plain: bool
+) -> None:
+    fields = {name: getattr(call, name) for name in CallHeaders.__dataclass_fields__}
+    # As access stamps nearly every call; the others are written the long way.
+    usual = {"after": (), "durability": None, "attempt": 0, "operation": "", "times_us": (1,), "program": "run"}
+    sent = CallHeaders(**{**fields, **stamped, **(usual if plain else {})})
+    expected = sent.to_wire() if parent is None else sent.to_wire() | {headers.TRACEPARENT: parent}
+    assert lines(sent.to_text(parent)) == expected
+
+
+@pytest.mark.parametrize("value", ["a\r\nAios-Tenant: other", "a\nAios-Tenant: other", "a\rb"])
+@pytest.mark.parametrize("deadline_ms", [None, 1])
+def test_a_line_break_in_a_value_forges_no_header(value: str, deadline_ms: int | None) -> None:
+    sent = CallHeaders(
+        "x", "p", 5, deadline_ms, tenant="t", agent="a", group="g", reply="r", times_us=(1,), tracestate=value
+    )
+    assert lines(sent.to_text()) == sent.to_wire() | {headers.TRACESTATE: value.translate({10: " ", 13: " "})}

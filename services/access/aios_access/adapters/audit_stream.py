@@ -34,7 +34,7 @@ from aios_kit.streams import ensure_stream
 from aios_proto import subjects
 from aios_proto.errors import BusUnavailable
 
-AuditRecord = Mapping[str, JsonValue]
+AuditRecord = Mapping[str, JsonValue] | str
 
 _MSG_ID = "Nats-Msg-Id"
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
