@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from aios_proto.errors import ResourceConflict
+from aios_stack.certificates import CertificateFiles
 from aios_stack.secret_files import write_private
 from aios_stack.supervision import State
 
@@ -43,6 +44,7 @@ class StackState(BaseModel):
         url: where agents connect.
         tenant: whose operator the token belongs to.
         otlp_endpoint: base URL of the span store.
+        agent_certificate: what agents and commands show to a bus that speaks TLS; None where it does not.
         engine_url: the inference engine of the workers; None without one.
     """
 
@@ -52,6 +54,7 @@ class StackState(BaseModel):
     monitoring_url: str
     otlp_endpoint: str
     engine_url: str | None = None
+    agent_certificate: CertificateFiles | None = None
     stopping: bool = False
     processes: list[ProcessState] = []
 

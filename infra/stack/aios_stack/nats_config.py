@@ -12,6 +12,7 @@ from pathlib import PurePath
 
 from aios_proto.permissions import Role, service_permissions
 from aios_proto.subjects import CUT_CONNECTIONS
+from aios_stack.certificates import CertificateFiles
 
 ACCOUNT = "AIOS"
 SYSTEM_ACCOUNT = "SYS"
@@ -53,6 +54,7 @@ class NodeConfig:
         xkey: public xkey that seals the callout's requests.
         ports_file_dir: where the server writes the ports it chose.
         cluster: None for a single node.
+        tls: its certificate, and the authority that must have signed every client's; None speaks in clear.
     """
 
     name: str
@@ -65,6 +67,7 @@ class NodeConfig:
     xkey: str
     ports_file_dir: PurePath | None = None
     cluster: Cluster | None = None
+    tls: CertificateFiles | None = None
 
 
 def render(node: NodeConfig) -> str:
@@ -96,8 +99,10 @@ def render(node: NodeConfig) -> str:
         "",
         *_authorization(node),
     ]
+    if node.tls is not None:
+        lines += ["", *_tls(node.tls, "a client")]
     if node.cluster is not None:
-        lines += ["", *_cluster(node.cluster)]
+        lines += ["", *_cluster(node.cluster, node.tls)]
     return "\n".join(lines) + "\n"
 
 
@@ -158,7 +163,19 @@ def _authorization(node: NodeConfig) -> list[str]:
     ]
 
 
-def _cluster(cluster: Cluster) -> list[str]:
+def _tls(files: CertificateFiles, who: str) -> list[str]:
+    return [
+        "tls {",
+        f"  cert_file: {_text(str(files.cert))}",
+        f"  key_file: {_text(str(files.key))}",
+        f"  ca_file: {_text(str(files.ca))}",
+        f"  verify: true  # {who} without a certificate of this authority gets no further",
+        "  timeout: 5",
+        "}",
+    ]
+
+
+def _cluster(cluster: Cluster, tls: CertificateFiles | None) -> list[str]:
     routes = [f"nats-route://aios:{cluster.password}@{peer}" for peer in cluster.peers]
     return [
         "cluster {",
@@ -166,6 +183,7 @@ def _cluster(cluster: Cluster) -> list[str]:
         f"  listen: {_text(cluster.listen)}",
         f"  authorization {{ user: aios, password: {_text(cluster.password)} }}",
         f"  routes: {_list(routes)}",
+        *([] if tls is None else [f"  {line}" for line in _tls(tls, "a node")]),
         "}",
     ]
 

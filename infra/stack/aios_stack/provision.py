@@ -22,6 +22,7 @@ from pathlib import Path, PurePath
 from aios_proto.errors import InvalidRequest
 from aios_proto.permissions import ROLES, Role
 from aios_proto.tokens import AgentToken
+from aios_stack.certificates import CertificateFiles, provision_node_certificates
 from aios_stack.keys import KeyKind, KeyPair, from_seed, generate
 from aios_stack.nats_config import Cluster, NodeConfig, render
 from aios_stack.secret_files import Owner, SecretFiles, write_private
@@ -97,6 +98,7 @@ class ClusterLayout:
         client_port: where clients connect.
         monitor_port: monitoring over HTTP.
         route_port: where nodes connect to each other.
+        tls_dir: folder on each node with `tls-ca.pem` and its own `tls-<node>.pem` and `.key`; None speaks in clear.
     """
 
     nodes: tuple[str, ...]
@@ -104,6 +106,7 @@ class ClusterLayout:
     client_port: int = 4222
     monitor_port: int = 8222
     route_port: int = 6222
+    tls_dir: str | None = None
 
 
 def provision_nodes(
@@ -117,6 +120,8 @@ def provision_nodes(
     _check_nodes(layout.nodes)
     folder = SecretFiles(out / "secrets", owner)
     credentials = provision_credentials(folder, tenant=tenant)
+    if layout.tls_dir is not None:
+        provision_node_certificates(folder, layout.nodes)
     password = folder.keep("cluster.password", lambda: secrets.token_urlsafe(24)) if len(layout.nodes) > 1 else ""
     configs = out / "nats"
     configs.mkdir(parents=True, exist_ok=True)
@@ -138,6 +143,7 @@ def provision_nodes(
             issuer=credentials.issuer,
             xkey=credentials.xkey,
             cluster=cluster if len(layout.nodes) > 1 else None,
+            tls=None if layout.tls_dir is None else CertificateFiles.of(name, Path(layout.tls_dir)),
         )
         path = configs / f"{name}.conf"
         write_private(path, render(node))
@@ -152,6 +158,7 @@ def local_node(
     port: int,
     monitor_port: int,
     ports_file_dir: Path | None = None,
+    tls: CertificateFiles | None = None,
 ) -> NodeConfig:
     """The one node of an embedded installation, reachable from this machine only."""
     return NodeConfig(
@@ -164,6 +171,7 @@ def local_node(
         issuer=credentials.issuer,
         xkey=credentials.xkey,
         ports_file_dir=ports_file_dir,
+        tls=tls,
     )
 
 

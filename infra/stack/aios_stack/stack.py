@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from aios_stack.certificates import provision_certificates
 from aios_stack.data_folder import DataFolder, ProcessState, StackState
 from aios_stack.leftovers import end_leftovers
 from aios_stack.nats_config import render
@@ -51,14 +52,20 @@ async def run_stack(options: StackOptions, folder: DataFolder, on_state: OnState
 
 
 def _prepare(options: StackOptions, folder: DataFolder, previous: StackState | None, on_state: OnState) -> Supervisor:
-    credentials = provision_credentials(SecretFiles(folder.secrets), tenant=options.tenant)
+    secrets = SecretFiles(folder.secrets)
+    credentials = provision_credentials(secrets, tenant=options.tenant)
+    certificates = provision_certificates(secrets) if options.tls else None
     ports = choose_ports(port_names(options), previous.ports if previous is not None else {})
     folder.nats.mkdir(exist_ok=True)
     node = local_node(
-        credentials, folder.nats / "jetstream", port=ports["nats.client"], monitor_port=ports["nats.monitor"]
+        credentials,
+        folder.nats / "jetstream",
+        port=ports["nats.client"],
+        monitor_port=ports["nats.monitor"],
+        tls=None if certificates is None else certificates.server,
     )
     write_private(folder.nats / "server.conf", render(node))
-    specs = processes(options, folder, credentials, ports)
+    specs = processes(options, folder, credentials, ports, certificates=certificates)
     engine_url = options.engine_url
     if options.own_engine:
         engine_url = f"http://127.0.0.1:{ports['engine.http']}"
@@ -66,6 +73,7 @@ def _prepare(options: StackOptions, folder: DataFolder, previous: StackState | N
         supervisor_pid=os.getpid(),
         started_s=time.time(),
         url=f"nats://127.0.0.1:{ports['nats.client']}",
+        agent_certificate=None if certificates is None else certificates.agent,
         monitoring_url=f"http://127.0.0.1:{ports['nats.monitor']}",
         otlp_endpoint=f"http://127.0.0.1:{ports['spans.otlp']}",
         engine_url=engine_url,

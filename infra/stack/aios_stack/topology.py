@@ -10,8 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aios_proto import tls
 from aios_proto.errors import InvalidRequest
 from aios_proto.names import Name
+from aios_stack.certificates import BusCertificates, CertificateFiles
 from aios_stack.data_folder import DataFolder
 from aios_stack.provision import Credentials
 from aios_stack.supervision import ProcessPlan
@@ -27,6 +29,9 @@ _NOT_INHERITED = (
     "AIOS_INSTANCE",
     "AIOS_HTTP_PORT",
     "AIOS_DATA",
+    tls.CA,
+    tls.CERT,
+    tls.KEY,
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
 
@@ -43,6 +48,7 @@ class StackOptions(BaseModel):
     engine_url: str | None = Field(None, description="an engine that runs already; then none is started")
     engine_kind: Literal["tgi", "instant"] = "tgi"
     embed_url: str | None = Field(None, description="an embedding server (TEI) that runs already; then none is started")
+    tls: bool = Field(False, description="the bus speaks TLS and asks every client for a certificate")
     only_bus: bool = Field(False, description="only the bus, access and the span store")
     forward_spans: str | None = Field(None, description="another OTLP/HTTP receiver that gets a copy of every span")
 
@@ -116,6 +122,7 @@ def processes(
     credentials: Credentials,
     ports: Mapping[str, int],
     environ: Mapping[str, str] = os.environ,
+    certificates: BusCertificates | None = None,
 ) -> list[ProcessSpec]:
     """All processes of a stack.
 
@@ -125,11 +132,12 @@ def processes(
         credentials: the services' seeds.
         ports: as `port_names` asked for them.
         environ: what the processes inherit.
+        certificates: of a bus that speaks TLS.
 
     Raises:
         InvalidRequest: nats-server is not installed.
     """
-    return _Builder(options, folder, credentials, ports, environ).all()
+    return _Builder(options, folder, credentials, ports, environ, certificates).all()
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ class _Builder:
     credentials: Credentials
     ports: Mapping[str, int]
     environ: Mapping[str, str]
+    certificates: BusCertificates | None
 
     def all(self) -> list[ProcessSpec]:
         specs = [self._nats(), self._spans(), self._access()]
@@ -268,6 +277,7 @@ class _Builder:
             "AIOS_INSTANCE": name,
             "AIOS_HTTP_HOST": "127.0.0.1",
             "AIOS_HTTP_PORT": str(port),
+            **(tls_environment(self.certificates.service) if self.certificates is not None else {}),
             **self._otlp(),
             **env,
         }
@@ -285,6 +295,11 @@ class _Builder:
     def _env(self, settings: Mapping[str, str]) -> dict[str, str]:
         inherited = {name: value for name, value in self.environ.items() if name not in _NOT_INHERITED}
         return {**inherited, **without_proxy(self.environ), "PYTHONUNBUFFERED": "1", **settings}
+
+
+def tls_environment(files: CertificateFiles) -> dict[str, str]:
+    """The variables by which a service or an agent finds its certificate."""
+    return {tls.CA: str(files.ca), tls.CERT: str(files.cert), tls.KEY: str(files.key)}
 
 
 def without_proxy(environ: Mapping[str, str]) -> dict[str, str]:

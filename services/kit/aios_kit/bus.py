@@ -11,12 +11,14 @@ from contextlib import suppress
 
 import structlog
 from faststream.nats import NatsBroker, NatsNKey
+from faststream.nats.security import NatsSecurity
 from nats.aio.client import Client, Server
 from nats.errors import Error as NatsError
 
 from aios_kit.settings import ServiceSettings
 from aios_proto import subjects
 from aios_proto.errors import BusUnavailable
+from aios_proto.tls import client_context
 
 RECONNECT_WAIT_S = (0.05, 0.25)
 """Seconds between attempts to reconnect, drawn anew each time so that services do not come back in step."""
@@ -91,7 +93,7 @@ def make_broker(
     broker = _PatientBroker(
         servers,
         name=f"aios-{role}-{settings.instance}",
-        security=None if settings.nats_nkey_file is None else NatsNKey.from_file(str(settings.nats_nkey_file)),
+        security=_security(settings),
         inbox_prefix=subjects.service_inbox_prefix(role),
         max_reconnect_attempts=-1,
         reconnect_time_wait=_FIRST_CONNECT_WAIT_S,  # type: ignore[arg-type]  # only the annotation says int
@@ -109,6 +111,14 @@ def make_broker(
         graceful_timeout=settings.drain_timeout_s,
     )
     return broker
+
+
+def _security(settings: ServiceSettings) -> NatsSecurity | None:
+    """By what a service proves who it is, and whom it trusts."""
+    tls = None if settings.tls_ca is None else client_context(settings.tls_ca, settings.tls_cert, settings.tls_key)
+    if settings.nats_nkey_file is not None:
+        return NatsNKey.from_file(str(settings.nats_nkey_file), ssl_context=tls)
+    return None if tls is None else NatsSecurity(ssl_context=tls)
 
 
 async def flush(nc: Client, timeout_s: float) -> None:

@@ -22,6 +22,9 @@ class ServiceSettings(BaseSettings):
 
     nats_url: str = Field("nats://127.0.0.1:4222", description="NATS servers, separated by commas")
     nats_nkey_file: Path | None = Field(None, description="file with this service's nkey seed; none on an open bus")
+    tls_ca: Path | None = Field(None, description="authority that signed the bus' certificate, PEM; none without TLS")
+    tls_cert: Path | None = Field(None, description="this service's certificate for a bus that asks for one, PEM")
+    tls_key: Path | None = Field(None, description="its private key, PEM")
     instance: str = Field(default_factory=_default_instance, pattern=NAME_PATTERN, description="name of this replica")
     http_host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics")
     http_port: int = Field(0, ge=0, le=65535, description="port of the same; 0 takes any free one")

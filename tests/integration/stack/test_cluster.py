@@ -13,17 +13,25 @@ from support.nats_server import nats_server_path
 
 from aios_proto.permissions import Role
 from aios_proto.subjects import service_inbox_prefix
+from aios_proto.tls import client_context
+from aios_stack.certificates import CertificateFiles
 from aios_stack.ports import choose_ports
 from aios_stack.provision import ClusterLayout, provision_nodes
 
 NODES = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[str]]:
+@pytest.fixture(params=[False, True], ids=["in clear", "over TLS"])
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """URLs of three nodes, each on a loopback address of its own."""
     ports = choose_ports(["client", "monitor", "route"], {})
-    layout = ClusterLayout(NODES, client_port=ports["client"], monitor_port=ports["monitor"], route_port=ports["route"])
+    layout = ClusterLayout(
+        NODES,
+        client_port=ports["client"],
+        monitor_port=ports["monitor"],
+        route_port=ports["route"],
+        tls_dir=str(tmp_path / "secrets") if request.param else None,
+    )
     with contextlib.ExitStack() as stack:
         for name, path in provision_nodes(tmp_path, layout).items():
             text = path.read_text().replace("0.0.0.0", name).replace("/data/jetstream", str(tmp_path / "data" / name))
@@ -36,6 +44,7 @@ def cluster(tmp_path: Path) -> Iterator[list[str]]:
 
 
 async def connect(url: str, role: Role, tmp_path: Path) -> Client:
+    files = CertificateFiles.of("service", tmp_path / "secrets")
     return await nats.connect(
         url,
         nkeys_seed=str(tmp_path / "secrets" / f"{role}.nk"),
@@ -43,6 +52,7 @@ async def connect(url: str, role: Role, tmp_path: Path) -> Client:
         max_reconnect_attempts=100,
         reconnect_time_wait=0.1,
         connect_timeout=2,
+        tls=client_context(files.ca, files.cert, files.key) if files.cert.exists() else None,
     )
 
 

@@ -65,6 +65,32 @@ def pids(cli: Cli) -> dict[str, int]:
     return {row["name"]: row["pid"] for row in state["processes"]}
 
 
+def test_everything_meets_on_a_bus_that_speaks_tls(aios: Cli, tmp_path: Path) -> None:
+    script = tmp_path / "reader.py"
+    script.write_text(AGENT)
+    assert "(TLS)" in aios("up", "--only-bus", "--tls").stderr
+    assert json.loads(aios("run", str(script)).stdout)["me"] == ["default", "reader", "agent"]
+    assert "reader" in aios("agent", "list").stdout
+    config = (aios.folder / "nats" / "server.conf").read_text()
+    assert "verify: true" in config
+    state = DataFolder(aios.folder).read_state()
+    assert state is not None
+    certificate = state.agent_certificate
+    assert certificate is not None
+    # With the address and the token alone, as another program would come, nobody gets in.
+    env = {"AIOS_URL": state.url, "AIOS_TOKEN": (aios.folder / "secrets" / "operator.token").read_text().strip()}
+    alone = subprocess.run(
+        [sys.executable, "-P", str(script)],
+        env={"PATH": os.environ["PATH"], **env, "AIOS_TLS_CA": str(certificate.ca)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert alone.returncode != 0
+    assert "BusUnavailable" in alone.stderr
+
+
 def test_an_agent_runs_on_a_fresh_stack_and_its_call_is_shown_as_a_tree(aios: Cli, tmp_path: Path) -> None:
     script = tmp_path / "reader.py"
     script.write_text(AGENT)

@@ -20,7 +20,7 @@ def cli() -> click.Group:
 
 def test_all_commands_of_the_stack_are_there(cli: click.Group) -> None:
     assert set(cli.commands) == {
-        *("up", "down", "ps", "logs", "run", "trace", "provision", "backup", "restore"),
+        *("up", "down", "ps", "logs", "run", "top", "trace", "provision", "backup", "restore"),
         *("agent", "tenant", "policy", "quota", "approvals", "audit"),
     }
     shown = CliRunner().invoke(cli, ["--help"])

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from aios_stack.certificates import provision_certificates
 from aios_stack.data_folder import DataFolder
 from aios_stack.ports import choose_ports, is_free
 from aios_stack.provision import Credentials, provision_credentials
 from aios_stack.readiness import read_detail
 from aios_stack.secret_files import SecretFiles
 from aios_stack.supervision import Supervision
-from aios_stack.topology import ProcessSpec, StackOptions, port_names, processes
+from aios_stack.topology import ProcessSpec, StackOptions, port_names, processes, tls_environment
 
 
 @pytest.fixture
@@ -65,6 +66,20 @@ def test_services_inherit_settings_but_not_the_callers_identity(tmp_path: Path, 
     assert "AIOS_TOKEN" not in access.env
     assert access.env["AIOS_INSTANCE"] == "access"
     assert access.env["AIOS_NATS_NKEY_FILE"] == str(credentials.seeds["access"])
+
+
+def test_on_a_bus_with_tls_every_service_is_told_its_certificate_and_not_the_callers(
+    tmp_path: Path, credentials: Credentials
+) -> None:
+    certificates = provision_certificates(SecretFiles(tmp_path / "secrets"))
+    options = StackOptions(tls=True)
+    ports = {name: 20_000 + number for number, name in enumerate(port_names(options))}
+    folder, environ = DataFolder(tmp_path), tls_environment(certificates.agent)
+    for certified in (certificates, None):
+        for spec in processes(options, folder, credentials, ports, environ, certified):
+            if "AIOS_NATS_URL" in spec.env:
+                expected = {} if certified is None else tls_environment(certified.service)
+                assert {name: text for name, text in spec.env.items() if "_TLS_" in name} == expected, spec.name
 
 
 def test_no_secret_stands_in_a_command_line_or_an_environment(tmp_path: Path, credentials: Credentials) -> None:

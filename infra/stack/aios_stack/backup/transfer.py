@@ -21,6 +21,7 @@ from nats.js.errors import NotFoundError
 from aios_proto.errors import BusUnavailable, ResourceConflict
 from aios_proto.permissions import Role
 from aios_proto.subjects import STORAGE_BUCKET, service_inbox_prefix
+from aios_proto.tls import context_of_environment
 from aios_stack.backup.archive import ArchiveWriter, Message, Stored, messages_of
 from aios_stack.backup.assets import ASSETS, Asset
 
@@ -188,6 +189,7 @@ async def _connected(bus: Bus, role: Role) -> AsyncIterator[JetStreamContext]:
             nkeys_seed=str(bus.seeds[role]),
             inbox_prefix=service_inbox_prefix(role).encode(),
             connect_timeout=5,
+            tls=context_of_environment(),
             max_reconnect_attempts=3,
             error_cb=quiet,
         )

@@ -1,5 +1,6 @@
 """What all commands of a stack share: where its data lies, and how wide their output may be."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from aios_proto.errors import ResourceNotFound
 from aios_stack.data_folder import DataFolder, StackState
+from aios_stack.topology import tls_environment
 
 _FILE_WIDTH = 400
 
@@ -25,7 +27,7 @@ def data_option(command: Command) -> Command:
 
 
 def running_state(folder: DataFolder) -> StackState:
-    """The state of the stack that runs in the folder.
+    """The state of the stack that runs in the folder; from then on this process can connect to its bus.
 
     Raises:
         ResourceNotFound: none does.
@@ -33,6 +35,9 @@ def running_state(folder: DataFolder) -> StackState:
     state = folder.read_state()
     if state is None or not folder.is_running():
         raise ResourceNotFound(f"no stack is running in {folder.path}; start one with `aios up`")
+    if state.agent_certificate is not None:
+        # The SDK looks there, in this process and in an agent that it becomes.
+        os.environ.update(tls_environment(state.agent_certificate))
     return state
 
 

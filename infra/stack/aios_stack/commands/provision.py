@@ -13,12 +13,13 @@ from aios_stack.secret_files import Owner
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
 @click.option("--nodes", default="nats", show_default=True, help="Host names of the bus' nodes, comma-separated.")
 @click.option("--store-dir", default="/data/jetstream", show_default=True, help="JetStream's folder on each node.")
+@click.option("--tls-dir", help="TLS: where each node finds its certificate, from `secrets/`, once you put it there.")
 @click.option("--tenant", default="default", show_default=True, help="Tenant of the operator.")
 @click.option("--owner", help="UID or UID:GID that the secrets are given to; needs root.")
-def provision(out: Path, nodes: str, store_dir: str, tenant: str, owner: str | None) -> None:
+def provision(out: Path, nodes: str, store_dir: str, tls_dir: str | None, tenant: str, owner: str | None) -> None:
     """Write keys, credentials and nats-server configurations. Running it again keeps all secrets."""
     names = tuple(name.strip() for name in nodes.split(",") if name.strip())
-    layout = ClusterLayout(names, store_dir=store_dir)
+    layout = ClusterLayout(names, store_dir=store_dir, tls_dir=tls_dir)
     for path in provision_nodes(out, layout, owner=_owner(owner), tenant=tenant).values():
         click.echo(path)
     click.echo(out / "secrets" / "operator.token")

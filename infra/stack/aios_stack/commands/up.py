@@ -25,6 +25,7 @@ from aios_stack.topology import StackOptions
 @click.option("--engine-url", help="Use this TGI endpoint and start no engine.")
 @click.option("--engine-kind", type=click.Choice(["tgi", "instant"]), default="tgi", show_default=True)
 @click.option("--only-bus", is_flag=True, help="Only the bus, access and the span store.")
+@click.option("--tls", is_flag=True, help="TLS on the bus, with a certificate for every client (mTLS).")
 @click.option("--tenant", default="default", show_default=True, help="Tenant of the operator of a new folder.")
 @click.option(
     "--forward-spans",
@@ -40,6 +41,7 @@ def up(
     engine_url: str | None,
     engine_kind: str,
     only_bus: bool,
+    tls: bool,
     tenant: str,
     forward_spans: str | None,
 ) -> None:
@@ -54,6 +56,7 @@ def up(
                 "engine_url": engine_url,
                 "engine_kind": engine_kind,
                 "only_bus": only_bus,
+                "tls": tls,
                 "forward_spans": forward_spans,
             }
         )
@@ -124,7 +127,7 @@ class _Progress:
 def _welcome(state: StackState, folder: DataFolder, how: str) -> str:
     lines = [
         f"[bold green]AIOS {how}[/]; data in {escape(str(folder.path))}",
-        f"  bus     {state.url}",
+        f"  bus     {state.url}{' (TLS)' if state.agent_certificate is not None else ''}",
         *([f"  engine  {escape(state.engine_url)}"] if state.engine_url is not None else []),
         "  next    aios run AGENT.py, aios ps, aios trace --last, aios down",
     ]
