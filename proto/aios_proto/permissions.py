@@ -178,7 +178,7 @@ _ROLES: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "aios.k.syscall.cancel",
             *_bucket(subjects.MEMORY_BUCKET),
         ),
-        ("aios.k.memory.>",),
+        ("aios.k.memory.>", subjects.KEY_FACTS),
     ),
     "storage": (
         (

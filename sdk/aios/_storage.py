@@ -117,8 +117,9 @@ class Storage:
 
         async def send(data: bytes, *, last: bool) -> None:
             nonlocal number
-            digest.update(data)
-            body = {"upload": upload, "part": number, "base64": b64encode(data).decode(), "last": last}
+            # In a thread: meanwhile the parts before this one leave.
+            encoded = await asyncio.to_thread(_hashed_and_encoded, data, digest)
+            body = {"upload": upload, "part": number, "base64": encoded, "last": last}
             number += 1
             on_the_way.append(self._exchange.call("storage", "upload", body, _upload, CallOptions(**rest)))  # type: ignore[typeddict-item]
             if len(on_the_way) >= PARTS_AT_ONCE:
@@ -307,6 +308,11 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest("the text holds half a character, which UTF-8 cannot say", field="content") from error
+
+
+def _hashed_and_encoded(data: bytes, digest: "hashlib._Hash") -> str:
+    digest.update(data)
+    return b64encode(data).decode()
 
 
 async def _file_pieces(file: BinaryIO) -> AsyncIterator[bytes]:

@@ -91,7 +91,7 @@ class FileMachine(RuleBasedStateMachine):
         caller, place = self.caller(agent), Home(owner, path)
 
         async def work() -> int:
-            content, parts = await self.bodies.small(self.tenant, f"{agent}.{caller.call_id}", data)
+            content, parts = await self.bodies.small(self.tenant, f"{agent}.{new_syscall_id()}", data)
             return (await self.library.write(caller, place, content, parts, None)).version
 
         if not self.model.may(agent, place, "write"):

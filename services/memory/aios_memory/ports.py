@@ -57,6 +57,9 @@ class RecordStore(Protocol):
     async def rewrap(self, tenant: str) -> int:
         """Brings a tenant's records under its current key; returns how many were not."""
 
+    async def purge(self, tenant: str) -> None:
+        """Removes all records of a tenant, without a trace."""
+
 
 class Embedding(Protocol):
     """Turns texts into vectors, in an agent's name."""

@@ -5,8 +5,10 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from nats.aio.msg import Msg
+
 from aios_kit.envelope import Envelope
-from aios_kit.key_ring import FileKeyRing, TenantShredded
+from aios_kit.key_ring import FileKeyRing
 from aios_kit.service import Service
 from aios_kit.streams import ensure_bucket
 from aios_kit.tasks import Tasks
@@ -21,10 +23,11 @@ from aios_memory.embedding_queue import EmbeddingQueue
 from aios_memory.injection import Injection
 from aios_memory.library import Library
 from aios_memory.operations import Operations
-from aios_memory.ports import RecordStore
 from aios_memory.settings import MemorySettings
 from aios_memory.spaces import Spaces
+from aios_memory.tenant_keys import TenantKeys
 from aios_memory.vectors import NoteVectors
+from aios_proto import subjects
 from aios_proto.errors import AiosError
 
 _LOADS_AT_ONCE = 16
@@ -44,8 +47,7 @@ class MemoryService:
         self.queue: EmbeddingQueue | None = None
         self.spaces: Spaces | None = None
         self._notes: AgenticNotes | None = None
-        self._store: RecordStore | None = None
-        self._new_keys: asyncio.Queue[str] = asyncio.Queue()
+        self._keys: TenantKeys | None = None
         self.service.before_start(self._open)
         self.service.on_start(self._start)
         self.service.on_stop(self._stop)
@@ -57,6 +59,14 @@ class MemoryService:
         limits = Limits(
             settings.memory_max_items, settings.memory_max_bytes, settings.memory_hot_bytes, settings.memory_lru_k
         )
+        keys = self._keys = TenantKeys(
+            self._ring,
+            store,
+            self._vectors,
+            late_s=settings.memory_embed_timeout_s,
+            retry_s=settings.memory_embed_retry_s,
+            log=service.log,
+        )
         spaces = self.spaces = Spaces(
             store,
             limits,
@@ -65,9 +75,9 @@ class MemoryService:
             self._on_loaded,
             self._on_ready,
             self._ring.stamp,
-            self._new_keys.put_nowait,
+            keys.changed,
+            keys.ensure_there,
         )
-        self._store = store
         queue = self.queue = EmbeddingQueue(
             spaces,
             store,
@@ -100,11 +110,13 @@ class MemoryService:
     async def _start(self) -> None:
         assert self.queue is not None
         assert self._notes is not None
+        assert self._keys is not None
+        await self.service.lane.subscribe(subjects.KEY_FACTS, self._on_key_fact)
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "embed notes": self.queue.run,
             "embed all notes anew": self.queue.sweep,
             "work on agentic notes": self._notes.run,
-            "follow the tenants' keys": self._follow_keys,
+            "follow the tenants' keys": self._keys.run,
         }
         self._background = [asyncio.create_task(self._lasting(name, run), name=name) for name, run in work.items()]
 
@@ -130,21 +142,9 @@ class MemoryService:
         self.queue.add(space)
         self._notes.add(space)
 
-    async def _follow_keys(self) -> None:
-        """Brings what a tenant has under its current key; what was under destroyed keys loses its vectors."""
-        assert self._store is not None
-        while True:
-            tenant = await self._new_keys.get()
-            try:
-                count = await self._store.rewrap(tenant)
-                if count:
-                    self.service.log.info("records are under the tenant's current key now", records=count)
-            except TenantShredded:
-                await self._vectors.forget_tenant(tenant)
-            except AiosError as error:
-                self.service.log.warning("records are not under the current key yet", error=error.message)
-                await asyncio.sleep(self.settings.memory_embed_retry_s)
-                self._new_keys.put_nowait(tenant)
+    async def _on_key_fact(self, message: Msg) -> None:
+        assert self.spaces is not None
+        self.spaces.check_keys(message.subject.split(".")[2])
 
     async def _stop(self) -> None:
         for task in self._background:

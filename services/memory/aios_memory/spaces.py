@@ -24,6 +24,7 @@ class Spaces:
         ready: called when it can be used.
         stamp: of a tenant's keys; when it changes, what was decrypted before is not believed any more.
         keys_seen: called with a tenant that is seen first, or whose keys have changed.
+        keys_there: raises TenantShredded for a tenant whose keys were destroyed; awaited before its notes are loaded.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Spaces:
         ready: Callable[[Space], None],
         stamp: Callable[[str], Hashable],
         keys_seen: Callable[[str], None],
+        keys_there: Callable[[str], Awaitable[None]],
     ) -> None:
         self._store = store
         self._limits = limits
@@ -45,6 +47,7 @@ class Spaces:
         self._ready = ready
         self._stamp = stamp
         self._keys_seen = keys_seen
+        self._keys_there = keys_there
         self._stamps: dict[str, Hashable] = {}
         self._spaces: OrderedDict[str, Space] = OrderedDict()
         self._stale: set[str] = set()
@@ -60,7 +63,7 @@ class Spaces:
             BusUnavailable: the store cannot be reached.
             TenantShredded: the tenant's keys were destroyed.
         """
-        self._check_keys(owner.tenant)
+        self.check_keys(owner.tenant)
         space = self._spaces.get(owner.key)
         if space is not None:
             self._spaces.move_to_end(owner.key)
@@ -91,10 +94,27 @@ class Spaces:
         """Those in memory."""
         return list(self._spaces.values())
 
+    def check_keys(self, tenant: str) -> None:
+        """Lets go of what is in memory of a tenant whose keys have changed."""
+        stamp = self._stamp(tenant)
+        if tenant in self._stamps and self._stamps[tenant] == stamp:
+            return
+        first = self._stamps.get(tenant) is None
+        self._stamps[tenant] = stamp
+        if stamp is None:
+            return  # it has no keys yet, and so no records
+        self._keys_seen(tenant)
+        if first:
+            return
+        for space in list(self._spaces.values()):
+            if space.owner.tenant == tenant:
+                self.forget(space.owner)
+
     async def _load(self, owner: Owner, done: "asyncio.Future[Space]") -> None:
         try:
             while True:
                 self._stale.discard(owner.key)
+                await self._keys_there(owner.tenant)
                 space = Space(owner, self._limits)
                 for stored in await self._store.below(owner.tenant, owner.notes_key):
                     space.put(Note.decoded(stored.content), stored.revision, len(stored.content))
@@ -122,21 +142,6 @@ class Spaces:
             # One with notes still to be embedded stays: nobody else knows of them until it is loaded again.
             if not self._spaces[key].unembedded:
                 del self._spaces[key]
-
-    def _check_keys(self, tenant: str) -> None:
-        stamp = self._stamp(tenant)
-        if tenant in self._stamps and self._stamps[tenant] == stamp:
-            return
-        first = self._stamps.get(tenant) is None
-        self._stamps[tenant] = stamp
-        if stamp is None:
-            return  # it has no keys yet, and so no records
-        self._keys_seen(tenant)
-        if first:
-            return
-        for space in list(self._spaces.values()):
-            if space.owner.tenant == tenant:
-                self.forget(space.owner)
 
 
 def _seen(future: "asyncio.Future[Space]") -> None:

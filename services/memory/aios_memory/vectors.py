@@ -115,9 +115,10 @@ class NoteVectors:
         await self.remove(space.owner, orphans)
 
     async def forget_tenant(self, tenant: str) -> None:
-        """Removes all vectors of a tenant."""
+        """Removes all vectors of a tenant, from disk too."""
         if self.model is not None:
             await self._store.delete_where(self._collection, Where(equals={"tenant": tenant}))
+            await self._store.flush(self._collection)
 
     async def close(self) -> None:
         """Brings everything to disk and lets go of it."""

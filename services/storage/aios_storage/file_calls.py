@@ -1,13 +1,13 @@
 """The system calls on files: what a request means, which road it takes (home or mount), and what is answered."""
 
-import asyncio
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import TypeVar
 
 from aios_kit.service import Call, Service
-from aios_proto.errors import InvalidRequest, QuotaExhausted, ResourceConflict
+from aios_proto.errors import InvalidRequest, QuotaExhausted
+from aios_proto.ids import new_syscall_id
 from aios_proto.messages.base import Body
 from aios_proto.messages.storage import (
     DeleteRequest,
@@ -30,12 +30,11 @@ from aios_proto.messages.storage import (
     WriteRequest,
 )
 from aios_storage.bodies import Bodies
-from aios_storage.commits import Caller
+from aios_storage.commits import Ahead, Caller
 from aios_storage.core.paths import Home, Mounted, Place, file_place, folder_place
 from aios_storage.core.records import Content
 from aios_storage.library import Library
 from aios_storage.mounts import Mounts
-from aios_storage.ports import Change
 
 B = TypeVar("B", bound=Body)
 
@@ -90,17 +89,14 @@ class FileCalls:
             raise QuotaExhausted(f"the tenant may store {self._quota_bytes} bytes", retryable=False, field="path")
         return await self._library.write(caller, place, content, parts, body.expect_version)
 
-    async def _content(self, caller: Caller, body: WriteRequest) -> tuple[Content, list[Change]]:
+    async def _content(self, caller: Caller, body: WriteRequest) -> tuple[Content, Ahead]:
         if body.upload is not None:
             blob = f"{caller.agent}.{body.upload}"
-            content, claimed = await asyncio.gather(
-                self._bodies.uploaded(caller.tenant, blob, body.parts, body.sha256 or ""),
-                self._bodies.claimed(caller.tenant, blob),
-            )
-            if claimed and not await self._library.was_made(caller):
-                raise ResourceConflict("this upload was used, or was left too long, already", field="upload")
-            return content, [await self._bodies.claim(caller.tenant, blob)]
-        content, parts = await self._bodies.small(caller.tenant, f"{caller.agent}.{caller.call_id}", self._whole(body))
+            content = await self._bodies.uploaded(caller.tenant, blob, body.parts, body.sha256 or "")
+            return content, self._bodies.claim(caller.tenant, blob, f"{caller.agent}.{caller.call_id}")
+        content, parts = await self._bodies.small(
+            caller.tenant, f"{caller.agent}.{new_syscall_id()}", self._whole(body)
+        )
         if body.sha256 is not None and body.sha256 != content.sha256:
             raise InvalidRequest("the content has another SHA-256", field="sha256")
         return content, parts

@@ -20,7 +20,7 @@ class KeyCalls:
     """The handlers of these calls.
 
     Args:
-        service: publishes the fact that a tenant was shredded, so that other managers drop what they hold in memory.
+        service: publishes the facts that a tenant's keys were changed or destroyed, so that other managers follow.
         store: has the tenants' data and the ring with their keys.
         rewrapping: follows a rotation.
         root_tenant: whose operators manage every tenant.
@@ -54,6 +54,7 @@ class KeyCalls:
         tenant = self._managed(call.headers, call.body.tenant)
         await self._store.ring.rotate(tenant)
         self._rewrapping.begin(tenant)
+        await self._tell(call.headers, tenant, "rotated")
         return await self._result(tenant)
 
     async def _shred(self, call: Call[ShredRequest]) -> KeysResult:
@@ -61,10 +62,13 @@ class KeyCalls:
         if call.body.confirm != tenant:
             raise InvalidRequest("confirm: say the tenant's name once more", field="confirm")
         await self._store.ring.destroy(tenant)
-        fact = {"agent": call.headers.agent, "at_ms": time.time_ns() // 1_000_000}
-        await self._service.lane.reply(subjects.event(tenant, "storage.shredded"), orjson.dumps(fact))
+        await self._tell(call.headers, tenant, "shredded")
         await self._forget(tenant)
         return await self._result(tenant)
+
+    async def _tell(self, headers: CallHeaders, tenant: str, what: str) -> None:
+        fact = {"agent": headers.agent, "at_ms": time.time_ns() // 1_000_000}
+        await self._service.lane.reply(subjects.event(tenant, f"storage.{what}"), orjson.dumps(fact))
 
     def _managed(self, headers: CallHeaders, tenant: str | None) -> str:
         if headers.group != OPERATORS:

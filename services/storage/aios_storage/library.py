@@ -1,17 +1,18 @@
 """What becomes of a call to an agent's files: who may, what changes, and all of it committed at once, once a call.
 
-A commit holds the new version, the head that names it, its bytes and what the call came to. It is refused where
-anything it was based on has changed meanwhile; then it is decided anew. A call sent again finds what it came to.
+A commit makes the new version, the head that names it and what the call came to appear together (`aios_storage.commits`
+says how). It is refused where anything it was based on has changed meanwhile; then it is decided anew. A call sent
+again finds what it came to.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from aios_proto.errors import AccessDenied, ResourceConflict, ResourceNotFound
 from aios_proto.ids import new_syscall_id
 from aios_proto.messages.storage import FileInfo, FilesResult, Right, SharesResult
 from aios_storage.bodies import Bodies
-from aios_storage.commits import Caller, Commits, Found, Listener, Plan
+from aios_storage.commits import Ahead, AlreadyMade, Caller, Commits, Found, Listener, Plan
 from aios_storage.core import files
 from aios_storage.core.catalogue import Catalogue
 from aios_storage.core.grants import MAX_GRANTS, Grants, Wish
@@ -57,40 +58,38 @@ class Library:
         self._commits = Commits(store, catalogue, changed)
         self._clock = clock
 
-    async def write(
-        self, caller: Caller, place: Home, content: Content, parts: Sequence[Change], expect: int | None
-    ) -> FileInfo:
+    async def write(self, caller: Caller, place: Home, content: Content, ahead: Ahead, expect: int | None) -> FileInfo:
         """A new version of a file.
 
         Args:
             caller: who writes.
             place: the file.
             content: what it holds from now on.
-            parts: what else must be committed with it.
+            ahead: stores what it holds.
             expect: see `WriteRequest.expect_version`.
         """
         await self._allow(caller, place, "write")
         fresh_file = new_syscall_id()
 
         async def plan(*, fresh: bool) -> Plan:
-            found = await self._find(caller.tenant, place, fresh=fresh)
+            found = await self._find_to_change(caller, place, fresh=fresh)
             head = files.written(found.head, place.path, fresh_file, content, caller.agent, self._now_ms(), expect)
-            return await self._new_version(caller, place, found, head, parts)
+            return _new_version(caller, place, found, head)
 
-        return await self._commits.once(caller, "write", FileInfo, plan)
+        return await self._commits.once(caller, "write", FileInfo, plan, ahead)
 
-    async def was_made(self, caller: Caller) -> bool:
-        """Whether this very call was carried out before."""
-        return await self._commits.was_made(caller)
+    async def close(self) -> None:
+        """Ends what runs on after calls."""
+        await self._commits.close()
 
     async def delete(self, caller: Caller, place: Home, expect: int | None) -> FileInfo:
         """A version that says that the file is gone."""
         await self._allow(caller, place, "write")
 
         async def plan(*, fresh: bool) -> Plan:
-            found = await self._find(caller.tenant, place, fresh=fresh)
+            found = await self._find_to_change(caller, place, fresh=fresh)
             head = files.deleted(found.head, caller.agent, self._now_ms(), expect)
-            return await self._new_version(caller, place, found, head, [])
+            return _new_version(caller, place, found, head)
 
         return await self._commits.once(caller, "delete", FileInfo, plan)
 
@@ -100,7 +99,7 @@ class Library:
             raise AccessDenied("only its owner may purge a file", field="path")
 
         async def plan(*, fresh: bool) -> Plan:
-            found = await self._find(caller.tenant, place, fresh=True)
+            found = await self._find_to_change(caller, place, fresh=True)
             if found.head is None:
                 raise ResourceNotFound("there is no such file", field="path")
             if expect is not None and found.head.newest.number != expect:
@@ -112,7 +111,10 @@ class Library:
         before = await self._find(caller.tenant, place, fresh=True)
         result = await self._commits.once(caller, "purge", FileInfo, plan)
         if before.head is not None:
-            await self._store.store.purge(f"{caller.tenant}.v.{before.head.file}.*")
+            history = f"{caller.tenant}.v.{before.head.file}"
+            await self._store.store.purge(f"{history}.*")
+            # Another replica may be about to write down what the newest head said: its key is not to be new again.
+            await self._store.store.commit([Change(f"{history}.{before.head.newest.number}", None, None)])
         return result
 
     async def rollback(self, caller: Caller, place: Home, version: int) -> FileInfo:
@@ -120,10 +122,10 @@ class Library:
         await self._allow(caller, place, "write")
 
         async def plan(*, fresh: bool) -> Plan:
-            found = await self._find(caller.tenant, place, fresh=fresh)
-            old = None if found.head is None else await self._version(caller.tenant, found.head.file, version)
+            found = await self._find_to_change(caller, place, fresh=fresh)
+            old = None if found.head is None else await self._version(caller.tenant, found.head, version)
             head = files.rolled_back(found.head, old, caller.agent, self._now_ms())
-            return await self._new_version(caller, place, found, head, [])
+            return _new_version(caller, place, found, head)
 
         return await self._commits.once(caller, "rollback", FileInfo, plan)
 
@@ -133,10 +135,10 @@ class Library:
         await self._allow(caller, target, "write", "target")
 
         async def plan(*, fresh: bool) -> Plan:
-            old = await self._find(caller.tenant, source, fresh=fresh)
+            old = await self._find_to_change(caller, source, fresh=fresh)
             if source == target:
                 return Plan(info(files.present(old.head, "source").newest, target.shown_to(caller.agent)))
-            new = await self._find(caller.tenant, target, fresh=fresh)
+            new = await self._find_to_change(caller, target, fresh=fresh)
             made = files.moved(old.head, new.head, target.path, caller.agent, self._now_ms(), overwrite=overwrite)
             changes: list[Change] = []
             if made.source is not None:
@@ -161,7 +163,7 @@ class Library:
         else:
             if found.head is None:
                 raise ResourceNotFound("there is no such file", field="path")
-            old = await self._version(caller.tenant, found.head.file, version)
+            old = await self._version(caller.tenant, found.head, version)
             if old is None or old.content is None:
                 raise ResourceNotFound("there is no content of that version", field="version")
             chosen = old
@@ -174,13 +176,15 @@ class Library:
         if found.head is None:
             raise ResourceNotFound("there is no such file", field="path")
         shown = place.shown_to(caller.agent)
-        versions = []
+        # The newest may have no record of its own yet; one that a later head has made meanwhile comes along.
+        versions = {found.head.newest.number: found.head.newest}
         async for _, record in self._store.scan(caller.tenant, f"v.{found.head.file}.*"):
-            found_one = decode_version(record)
-            if version is None or found_one.number == version:
-                versions.append(found_one)
+            one = decode_version(record)
+            versions[one.number] = one
         page = Page(_MAX_VERSIONS)
-        for one in sorted(versions, key=lambda one: -one.number):
+        for one in sorted(versions.values(), key=lambda one: -one.number):
+            if version is not None and one.number != version:
+                continue
             if not page.add(info(one, shown)):
                 break
         return FilesResult(files=page.files)
@@ -257,18 +261,31 @@ class Library:
         found = await self._store.get(tenant, key)
         return Found(key, None if found.value is None else decode_head(found.value), found.revision)
 
-    async def _version(self, tenant: str, file: str, number: int) -> Version | None:
-        found = await self._store.fetch(tenant, f"v.{file}.{number}")
+    async def _find_to_change(self, caller: Caller, place: Home, *, fresh: bool) -> Found:
+        """As `_find`.
+
+        Raises:
+            AlreadyMade: this call has changed it already.
+        """
+        found = await self._find(caller.tenant, place, fresh=fresh)
+        made = None if found.head is None else found.head.made
+        if found.head is not None and made is not None and (made.agent, made.call_id) == (caller.agent, caller.call_id):
+            raise AlreadyMade(made, found.head)
+        return found
+
+    async def _version(self, tenant: str, head: Head, number: int) -> Version | None:
+        if number == head.newest.number:
+            return head.newest
+        found = await self._store.fetch(tenant, f"v.{head.file}.{number}")
         return None if found is None else decode_version(found)
 
     async def _version_change(self, tenant: str, head: Head) -> Change:
         key = f"v.{head.file}.{head.newest.number}"
         return await self._store.change(tenant, key, encode_version(head.newest), 0)
 
-    async def _new_version(self, caller: Caller, place: Home, found: Found, head: Head, more: Sequence[Change]) -> Plan:
-        version = await self._version_change(caller.tenant, head)
-        result = info(head.newest, place.shown_to(caller.agent))
-        return Plan(result, ((place.owner, found, head),), (*more, version))
-
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+def _new_version(caller: Caller, place: Home, found: Found, head: Head) -> Plan:
+    return Plan(info(head.newest, place.shown_to(caller.agent)), ((place.owner, found, head),))

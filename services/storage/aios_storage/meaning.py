@@ -7,7 +7,7 @@ lie in clear: who has them can guess at what was said. They are derived, and rem
 import asyncio
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aios_kit.kernel_calls import KernelCalls
 from aios_kit.key_ring import TenantShredded
@@ -113,15 +113,16 @@ class FileMeaning:
         here = Where(equals={"tenant": tenant, "file": key})
         text = None if known is None else await self._indexing.text_of(tenant, known)
         passages = [] if text is None else passages_of(text)
+        there: Sequence[Point] = ()
+        if self._collection is not None:
+            there = (await self._vectors.scroll(self._collection, here, 1)).points
         if known is None or not passages:
-            if self._collection is not None:
+            if there and self._collection is not None:
                 await self._vectors.delete_where(self._collection, here)
             return
         stamp = f"{known.head.file}.{known.head.newest.number}"
-        if self._collection is not None:
-            page = await self._vectors.scroll(self._collection, here, 1)
-            if page.points and page.points[0].payload.get("version") == stamp:
-                return
+        if there and there[0].payload.get("version") == stamp:
+            return
         headers = CallHeaders(
             id=new_syscall_id(), tenant=tenant, agent=known.head.newest.author, group="agent", priority=_LOW_PRIORITY
         )

@@ -5,13 +5,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from aios_proto.errors import InternalError
 from aios_storage.ports import Change, Outdated, Store
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the records' form; raise it with a migration from the one before."""
 
 _KEY = "_schema"
 Migration = Callable[[Store], Awaitable[None]]
 
-MIGRATIONS: Mapping[int, Migration] = {}
+
+async def _heads_may_come_first(_: Store) -> None:
+    """From 1 to 2: nothing is rewritten. A head may hold what its version's record says, which form 1 would lose."""
+
+
+MIGRATIONS: Mapping[int, Migration] = {1: _heads_may_come_first}
 """By the version they start from; each leads to the next one and may be run again after it was cut off."""
 
 

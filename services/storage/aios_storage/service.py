@@ -43,7 +43,8 @@ class StorageService:
         bodies = Bodies(self.store)
         self._indexing = Indexing(self.catalogue, bodies, settings.storage_indexed_bytes, service.log)
         self._meaning = self._make_meaning()
-        library = Library(self.store, bodies, self.catalogue, self._changed)
+        self._bodies = bodies
+        library = self._library = Library(self.store, bodies, self.catalogue, self._changed)
         self._searching = Searching(library, self.store, self.catalogue, self._indexing, self._meaning, service.log)
         self._rewrapping = Rewrapping(self.store, self._run, service.log)
         self._sweeping = Sweeping(self.store, self.catalogue.tenants, settings.storage_sweep_s, service.log)
@@ -115,6 +116,7 @@ class StorageService:
 
     async def _stop(self) -> None:
         await self._end()
+        await self._library.close()
         if self._meaning is not None:
             await self._meaning.close()
 
@@ -129,6 +131,7 @@ class StorageService:
     async def _forget(self, tenant: str) -> None:
         self.catalogue.forget(tenant)
         self._indexing.forget(tenant)
+        self._bodies.forget(tenant)
         self._stored.pop(tenant, None)
         if self._meaning is not None:
             await self._meaning.forget(tenant)

@@ -8,7 +8,7 @@ from aios_kit.key_ring import TenantShredded
 from aios_kit.logs import Log
 from aios_proto.errors import AiosError
 from aios_storage.bodies import CLAIM_TTL_S
-from aios_storage.core.records import decode_version
+from aios_storage.core.records import decode_head, decode_version
 from aios_storage.ports import Change, Outdated
 from aios_storage.sealed_store import SealedStore
 
@@ -51,8 +51,12 @@ class Sweeping:
             _, _, agent, upload, part = key.split(".")
             number = int(part.rstrip("e"))
             newest[f"{agent}.{upload}"] = max(newest.get(f"{agent}.{upload}", (-1, "")), (number, key))
-        # The versions after the parts: what is named by now stays.
+        # What is named after the parts were listed stays. Heads before versions: a head is replaced, moved or removed
+        # only once its version has a record of its own.
         needed = set()
+        async for _, record in self._store.scan(tenant, "h.*.*"):
+            if (content := decode_head(record).newest.content) is not None:
+                needed.add(content.blob)
         async for _, record in self._store.scan(tenant, "v.*.*"):
             if (content := decode_version(record).content) is not None:
                 needed.add(content.blob)

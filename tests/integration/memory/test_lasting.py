@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.js.errors import NoKeysError
 from nats.js.kv import KeyValue
 from support.frame_inbox import KernelCaller
 from support.memory_calls import add, contents, done, refused
@@ -19,6 +20,7 @@ from support.word_embedder import WordEmbedder
 
 from aios_kit.envelope import key_version
 from aios_kit.key_ring import FileKeyRing
+from aios_proto import subjects
 
 StartMemory = Callable[..., AbstractAsyncContextManager[InProcess]]
 
@@ -169,6 +171,64 @@ async def test_a_shredded_tenant_has_nothing_left_and_others_lose_nothing(
     assert await contents(stranger, "search", query="apple") == ["apple pie"]
 
 
+async def test_a_shredded_tenant_leaves_memory_and_disk_without_a_further_call(
+    memory: InProcess, alice: KernelCaller, tmp_path: Path, server: NatsServer, callers: Callable[..., Any]
+) -> None:
+    stranger = await callers("alice", "other")
+    for caller in (alice, stranger):
+        await add(caller, "apple pie")
+        await contents(caller, "search", query="apple", mode="semantic")
+    await FileKeyRing(tmp_path / "keys").destroy("acme")
+    storage = await server.connect()
+    await storage.publish(subjects.event("acme", "storage.shredded"), b"{}")
+    bucket = await storage.jetstream().key_value("AIOS_MEMORY")
+    async with asyncio.timeout(15):
+        while await acme_keys(bucket):
+            await asyncio.sleep(0.02)
+    await storage.close()
+    assert await contents(stranger, "search", query="apple", mode="semantic") == ["apple pie"]
+
+
+async def test_a_tenant_that_was_shredded_meanwhile_is_gone_after_the_start(
+    start_memory: StartMemory,
+    embedding: InProcess,
+    alice: KernelCaller,
+    callers: Callable[..., Any],
+    tmp_path: Path,
+    server: NatsServer,
+) -> None:
+    stranger = await callers("alice", "other")
+    async with start_memory():
+        await add(alice, "apple pie")
+        await add(stranger, "apple tart")
+    await FileKeyRing(tmp_path / "keys").destroy("acme")
+    looking = await server.connect()
+    bucket = await looking.jetstream().key_value("AIOS_MEMORY")
+    async with start_memory():
+        async with asyncio.timeout(15):
+            while await acme_keys(bucket):
+                await asyncio.sleep(0.02)
+        assert await contents(stranger, "list") == ["apple tart"]
+    await looking.close()
+
+
+async def test_new_keys_reach_what_is_not_in_use(
+    memory: InProcess, alice: KernelCaller, tmp_path: Path, server: NatsServer
+) -> None:
+    ring = FileKeyRing(tmp_path / "keys")
+    name = await add(alice, "apple pie")
+    version = await ring.rotate("acme")
+    storage = await server.connect()
+    await storage.publish(subjects.event("acme", "storage.rotated"), b"{}")
+    bucket = await storage.jetstream().key_value("AIOS_MEMORY")
+    async with asyncio.timeout(15):
+        while any([key_version((await bucket.get(key)).value or b"") < version for key in await acme_keys(bucket)]):
+            await asyncio.sleep(0.02)
+    await storage.close()
+    await ring.retire("acme", version)
+    assert (await done(alice, "get", {"memory_id": name}))["content"] == "apple pie"
+
+
 async def test_keys_are_rotated_under_load_and_old_ones_can_be_destroyed(
     memory: InProcess, alice: KernelCaller, tmp_path: Path, server: NatsServer
 ) -> None:
@@ -191,7 +251,10 @@ async def test_keys_are_rotated_under_load_and_old_ones_can_be_destroyed(
 
 
 async def acme_keys(bucket: KeyValue) -> list[str]:
-    return [key for key in await bucket.keys() if key.startswith("acme.")]
+    try:
+        return [key for key in await bucket.keys() if key.startswith("acme.")]
+    except NoKeysError:
+        return []
 
 
 def files_with(folder: Path, text: bytes) -> list[Path]:

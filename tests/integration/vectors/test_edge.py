@@ -102,6 +102,18 @@ async def test_an_index_is_built_in_the_background_and_nothing_written_meanwhile
     await again.close()
 
 
+async def test_what_came_while_an_index_was_built_gets_into_the_next_without_a_further_write(tmp_path: Path) -> None:
+    store = QdrantEdge(tmp_path, index_after=1000)
+    await store.ensure(WORDS)
+    await store.upsert("words", points(0, 3000))
+    await store.upsert("words", points(3000, 6000))
+    await store.indexed("words")
+    assert await store.count("words", Where()) == 6000
+    (generation,) = [path.name for path in (tmp_path / "words").iterdir() if path.is_dir()]
+    assert int(generation.removeprefix("generation-")) >= 2
+    await store.close()
+
+
 async def test_closing_ends_an_index_in_the_making(tmp_path: Path) -> None:
     store = QdrantEdge(tmp_path, index_after=1000)
     await store.ensure(WORDS)

@@ -57,8 +57,8 @@ async def test_an_upload_nobody_used_is_swept_once_it_is_old(bodies: Bodies, swe
 async def test_what_a_file_uses_is_not_swept(bodies: Bodies, library: Library, sweeping: Sweeping) -> None:
     await bodies.put_part("acme", "alice.up", 0, b"tail", last=True)
     content = await bodies.uploaded("acme", "alice.up", 1, "0" * 64)
-    claim = await bodies.claim("acme", "alice.up")
-    await library.write(Caller("acme", "alice", "c1"), PLACE, content, [claim], None)
+    claim = bodies.claim("acme", "alice.up", "alice.c1")
+    await library.write(Caller("acme", "alice", "c1"), PLACE, content, claim, None)
     assert await sweeping.sweep("acme", 0) == 0
     assert await bodies.read("acme", content, 0, 10) == b"tail"
 
@@ -68,10 +68,10 @@ async def test_an_upload_that_is_being_swept_is_no_longer_taken(
 ) -> None:
     await bodies.put_part("acme", "alice.up", 0, b"tail", last=True)
     content = await bodies.uploaded("acme", "alice.up", 1, "0" * 64)
-    claim = await bodies.claim("acme", "alice.up")
+    claim = bodies.claim("acme", "alice.up", "alice.c1")
     assert await sweeping.sweep("acme", 0) == 1
     with pytest.raises(ResourceConflict):
-        await library.write(Caller("acme", "alice", "c1"), PLACE, content, [claim], None)
+        await library.write(Caller("acme", "alice", "c1"), PLACE, content, claim, None)
 
 
 async def test_a_commit_that_is_refused_again_and_again_is_tried_again(

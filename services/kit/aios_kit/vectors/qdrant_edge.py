@@ -223,40 +223,49 @@ class QdrantEdge:
     async def _index_if_due(self, collection: str) -> None:
         if collection in self._indexing:
             return
+        if await self._index_due(collection) and collection not in self._indexing:
+            self._indexing[collection] = asyncio.create_task(self._index(collection), name=f"index {collection}")
 
+    async def _index_due(self, collection: str) -> bool:
         def due() -> bool:
             files = self._files(collection)
             return files.unindexed > max(self._index_after, _INDEX_SHARE * files.points)
 
-        if await self._run(due) and collection not in self._indexing:
-            self._indexing[collection] = asyncio.create_task(self._index(collection), name=f"index {collection}")
+        return await self._run(due)
 
     async def _index(self, collection: str) -> None:
-        """Builds an index on a copy in another process, and takes the copy; a failure leaves all as it was."""
+        """Builds an index, and once more where as much was written meanwhile; a failure leaves all as it was."""
         files = self._files(collection)
         try:
-            copy = await self._run(files.begin_copy)
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", "-m", "aios_kit.vectors.indexing", str(copy)
-                )
-                try:
-                    status = await process.wait()
-                finally:
-                    if process.returncode is None:
-                        with suppress(ProcessLookupError):
-                            process.kill()
-                        await process.wait()
-                if status:
-                    raise InternalError(f"the indexing process ended with {status}")
-                await self._run(files.take_copy)
-            except BaseException:
-                await self._run(files.abandon_copy)
-                raise
+            while await self._index_copy(files) and await self._index_due(collection):
+                pass
         except (InternalError, OSError) as error:
             _log.error("an index could not be built; searches go on without", collection=collection, error=str(error))
         finally:
             self._indexing.pop(collection, None)
+
+    async def _index_copy(self, files: ShardFiles) -> bool:
+        """Builds an index on a copy in another process, and takes the copy; whether many came meanwhile."""
+        before = await self._run(lambda: files.points)
+        copy = await self._run(files.begin_copy)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "aios_kit.vectors.indexing", str(copy)
+            )
+            try:
+                status = await process.wait()
+            finally:
+                if process.returncode is None:
+                    with suppress(ProcessLookupError):
+                        process.kill()
+                    await process.wait()
+            if status:
+                raise InternalError(f"the indexing process ended with {status}")
+            await self._run(files.take_copy)
+        except BaseException:
+            await self._run(files.abandon_copy)
+            raise
+        return await self._run(lambda: files.points) - before > self._index_after
 
     async def _end_indexing(self, collection: str) -> None:
         if (task := self._indexing.get(collection)) is not None:

@@ -136,6 +136,11 @@ class KvRecordStore:
                 count += 1
         return count
 
+    async def purge(self, tenant: str) -> None:
+        """See `RecordStore.purge`."""
+        async with self._reaching(_LOAD_TIMEOUT_S):
+            await self._js.purge_stream(f"KV_{_BUCKET}", subject=f"$KV.{_BUCKET}.{tenant}.>")
+
     async def _present(self, prefix: str, *, meta_only: bool = False) -> list[tuple[str, bytes, int]]:
         """Key, value and revision of what is there below a prefix; an empty one means everything."""
         found: list[tuple[str, bytes, int]] = []

@@ -1,8 +1,9 @@
 """The store port on one JetStream key-value bucket, with commits of several keys at once.
 
-A commit is an atomic batch (ADR-50 of NATS, server 2.12 or newer): the messages are published in order, the last one
-commits them, and each may demand the revision its key must be at. So a version, its bytes, the head that names it and
-the memory of the call that made it appear together or not at all, on one replica or on three.
+A commit of one key is a published message; one of several is an atomic batch (ADR-50 of NATS, server 2.12 or newer):
+the messages are published in order, the last one commits them, and each may demand the revision its key must be at. So
+both paths of a move, and what is granted on them, change together or not at all, on one replica or on three. A batch
+has a folder of its own on the server's disk until it is committed: several times the price of a single message.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ _NO_MESSAGE = 10037
 # Long enough for every watcher; afterwards the key is as if it had never been.
 _REMOVAL_TTL_S = 24 * 3600
 # The server stages at most fifty batches a stream; replicas share them.
-_COMMITS_AT_ONCE = 12
+_BATCHES_AT_ONCE = 12
+_SINGLES_AT_ONCE = 32
 _READS_AT_ONCE = 32
 
 
@@ -67,7 +69,8 @@ class JetStreamStore:
         self._connection = nc
         self._context = js
         self._timeout_s = timeout_s
-        self._commits = asyncio.Semaphore(_COMMITS_AT_ONCE)
+        self._batches = asyncio.Semaphore(_BATCHES_AT_ONCE)
+        self._singles = asyncio.Semaphore(_SINGLES_AT_ONCE)
 
     @property
     def _nc(self) -> Client:
@@ -110,7 +113,7 @@ class JetStreamStore:
     async def commit(self, changes: Sequence[Change]) -> int:
         """See `Store.commit`."""
         batch = new_syscall_id()
-        async with self._commits, _reaching():
+        async with self._batches if len(changes) > 1 else self._singles, _reaching():
             for number, change in enumerate(changes, 1):
                 headers = _headers(change)
                 if len(changes) > 1:

@@ -87,7 +87,7 @@ def moved(source: Head | None, target: Head | None, path: str, author: str, now_
     """
     alive = present(source, "source")
     if target is None:
-        return Moved(replace(alive, path=path), None)
+        return Moved(replace(alive, path=path, made=None), None)
     if target.alive and not overwrite:
         raise ResourceConflict("there is a file at the target", field="target")
     covering = Version(target.newest.number + 1, alive.newest.content, now_ms, author)

@@ -50,6 +50,23 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """Which call made a version, and what is needed to answer it again.
+
+    Attributes:
+        agent: who called.
+        call_id: of the call.
+        operation: `write`, `delete` or `rollback`.
+        shown: the file's path as the caller sees it.
+    """
+
+    agent: str
+    call_id: str
+    operation: str
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """A file as it is now.
 
@@ -57,11 +74,14 @@ class Head:
         path: in its owner's tree.
         file: names the file's history, which stays with it when it moves.
         newest: its newest version.
+        made: the call that made it, where head, version and answer were stored by this one record; the version's own
+            record and the call's follow, at the latest before another head takes its place. None where both are there.
     """
 
     path: str
     file: str
     newest: Version
+    made: Made | None = None
 
     @property
     def alive(self) -> bool:
@@ -70,7 +90,7 @@ class Head:
 
     def after(self, version: Version) -> "Head":
         """The file with one more version."""
-        return replace(self, newest=version)
+        return replace(self, newest=version, made=None)
 
 
 def info(version: Version, shown: str) -> FileInfo:
@@ -95,7 +115,8 @@ def encode_head(head: Head) -> bytes:
 def decode_head(data: bytes) -> Head:
     """From the store."""
     stored = orjson.loads(data)
-    return Head(stored["path"], stored["file"], _version(stored["newest"]))
+    made = stored.get("made")
+    return Head(stored["path"], stored["file"], _version(stored["newest"]), None if made is None else Made(**made))
 
 
 def encode_version(version: Version) -> bytes:
