@@ -5,8 +5,8 @@
     python benchmarks/tool_tasks.py --model model.gguf      # another one
     python benchmarks/tool_tasks.py --tasks 2 --check
 
-The tasks are those of `tests/support/tool_tasks.py`. The answers are held to a JSON schema, so a call that is not legal
-can only be one that was cut off. Every transcript goes into `results/tool-tasks-<model>.json`.
+The tasks are those of `tests/support/tool_tasks.py`. The answers are held to a JSON schema, so a call that does not fit
+its tool's schema can only be one that was cut off. Every transcript goes into `results/tool-tasks-<model>.json`.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
+from jsonschema import Draft202012Validator
 from larger_model import larger_model
 from report import Bar, Report
 from road import Road, running_road
@@ -36,6 +37,7 @@ async def attempt(road: Road, task: Task) -> dict[str, Any]:
     async with Agent(token=road.token, url=road.url) as agent:
         declare(agent, world)
         await agent.tools.serve()
+        schemas = {tool.name: Draft202012Validator(tool.input_schema) for tool in await agent.tools.list()}
         try:
             talk: ToolTalk | None = await agent.chat_with_tools(
                 task.prompt,
@@ -51,7 +53,7 @@ async def attempt(road: Road, task: Task) -> dict[str, Any]:
             talk, failure = None, str(error)
     steps = talk.steps if talk is not None else ()
     uses = [use for step in steps for use in step.uses]
-    illegal = [use.error for use in uses if use.error is not None and "request.invalid" in use.error]
+    illegal = [use for use in uses if use.name not in schemas or not schemas[use.name].is_valid(use.arguments)]
     return {
         "task": task.name,
         "solved": talk is not None and talk.answered and task.solved(talk.answer, world),

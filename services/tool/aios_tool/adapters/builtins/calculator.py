@@ -119,7 +119,7 @@ CALCULATOR = Builtin(
         "max, pi and e.",
         input_schema={
             "type": "object",
-            "properties": {"expression": {"type": "string", "description": "such as (17 + 4) * 2"}},
+            "properties": {"expression": {"type": "string", "minLength": 1, "description": "such as (17 + 4) * 2"}},
             "required": ["expression"],
             "additionalProperties": False,
         },
