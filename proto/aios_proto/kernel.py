@@ -96,10 +96,10 @@ WORKER_REPORT: TypeAdapter[WorkerHello | WorkerBye | CallEnded | CallReturned] =
 
 
 class CancelCommand(_Kernel):
-    """Scheduler to worker: end this call."""
+    """Scheduler to worker: end this call; one that is `paused` is cancelled, and what it has made is kept."""
 
     key: CallKey
-    reason: Literal["cancelled", "deadline"]
+    reason: Literal["cancelled", "paused", "deadline"]
 
 
 class PreemptCommand(_Kernel):

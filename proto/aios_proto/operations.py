@@ -40,7 +40,7 @@ _ALL = (
     Operation("llm", "embed", llm.EmbedRequest, llm.EmbedResult),
     Operation("llm", "tokenize", llm.TokenizeRequest, llm.TokenizeResult),
     Operation("llm", "models", Empty, llm.ModelsResult),
-    Operation("syscall", "cancel", syscall.CancelRequest, syscall.CancelResult),
+    Operation("syscall", "cancel", syscall.CancelCallRequest, syscall.CancelResult),
     Operation("syscall", "attach", syscall.AttachRequest, Empty, streams=True),
     Operation("syscall", "list", syscall.ListRequest, syscall.ListResult),
     Operation("scheduler", "state", Empty, scheduler.StateResult),

@@ -1,15 +1,19 @@
 """Model calls: `agent.llm`."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Unpack
+from contextlib import suppress
+from typing import Literal, TypeVar, Unpack
 
+import orjson
 from pydantic import JsonValue
 
 from aios._call import Call
 from aios._exchange import Exchange
 from aios._reply import ChatReply, CompleteReply, chat_reply, complete_reply, result_of
-from aios._request import CALL_OPTIONS, CallOptions
+from aios._request import CALL_OPTIONS, CallOptions, HasId
+from aios_proto.errors import InvalidRequest, SyscallCancelled
 from aios_proto.frames import Done
+from aios_proto.headers import CONTEXT
 from aios_proto.messages.llm import (
     ChatMessage,
     EmbedResult,
@@ -19,11 +23,17 @@ from aios_proto.messages.llm import (
     RegexFormat,
     ToolDefinition,
 )
+from aios_proto.messages.syscall import CancelResult
+
+R = TypeVar("R")
 
 Messages = str | Sequence[ChatMessage | Mapping[str, JsonValue]]
 
 _models_result = result_of(ModelsResult)
 _embed_result = result_of(EmbedResult)
+_cancel_result = result_of(CancelResult)
+_PAUSE_S = 10.0
+_GENERATING = ("llm.chat", "llm.complete")
 
 
 class GenerationOptions(CallOptions, total=False):
@@ -41,6 +51,7 @@ class GenerationOptions(CallOptions, total=False):
         seed: makes sampling repeatable; by default it is taken from the call's id.
         response_format: a JSON schema or a regular expression the answer must follow.
         stream: False spares the bus the pieces where only the whole is wanted; the reply is the same.
+        continue_from: a call, or its id, whose paused answer this one begins with; see `LLM.pause` and `LLM.fork`.
     """
 
     model: str | None
@@ -54,6 +65,7 @@ class GenerationOptions(CallOptions, total=False):
     seed: int | None
     response_format: JsonSchemaFormat | RegexFormat | Mapping[str, JsonValue] | None
     stream: bool
+    continue_from: str | HasId | None
 
 
 class LLM:
@@ -101,6 +113,54 @@ class LLM:
         body, rest = _split({**options})
         return self._exchange.call("llm", "complete", body | {"prompt": prompt}, complete_reply, rest, check=True)
 
+    async def pause(self, call: Call[R]) -> bool:
+        """Ends a call and has the kernel keep what it has made, for an hour, so that others can go on from it.
+
+        Who waits for the call gets `SyscallCancelled`.
+
+        Returns:
+            Whether it was stopped; False if its answer was complete before, and is its reply.
+
+        Raises:
+            AiosError: the call had failed, or could not be stopped.
+        """
+        if not call.done:
+            options: CallOptions = {"deadline_s": _PAUSE_S}
+            body = {"id": call.id, "keep": True}
+            await self._exchange.call("syscall", "cancel", body, _cancel_result, options, check=True)
+        with suppress(SyscallCancelled):
+            await call
+            return False
+        return True
+
+    def fork(self, call: Call[R], count: int = 1, **options: Unpack[GenerationOptions]) -> list[Call[R]]:
+        """Goes on from a paused call, as often as wanted: calls that begin with what it made, and then part.
+
+        Each asks what that call asked, with the options that are given in the place of its own. Without a `seed` each
+        takes its own, so sampled answers differ; greedy ones are all the same. With another `model` the text is gone
+        on from, and not the tokens. Each has its own priority and deadline, and by default is part of the same context.
+
+        Args:
+            call: a call of this process; see `pause`.
+            count: how many.
+            **options: see `GenerationOptions`; `max_tokens` counts the whole answer.
+
+        Raises:
+            InvalidRequest: it is no call of `chat` or `complete`, or an argument is wrong; `field` names it.
+        """
+        if call.operation not in _GENERATING:
+            raise InvalidRequest(f"a call of {call.operation} cannot be gone on from", field="call")
+        if count != 1 and options.get("id") is not None:
+            raise InvalidRequest("several calls cannot have one id", field="id")
+        request = call._request
+        body, rest = _split({"continue_from": call.id, **options})
+        asked = {**orjson.loads(request.body), **body}
+        if "seed" not in body:
+            asked.pop("seed", None)
+        rest.setdefault("context", request.headers.get(CONTEXT))
+        manager, operation = call.operation.split(".")
+        return [self._exchange.call(manager, operation, asked, call._decode, rest, check=True) for _ in range(count)]
+
     def embed(
         self, texts: str | Sequence[str], *, model: str | None = None, **options: Unpack[CallOptions]
     ) -> Call[EmbedResult]:
@@ -130,4 +190,7 @@ def _models(done: Done, trace_id: str | None) -> list[ModelInfo]:
 def _split(arguments: dict[str, object]) -> tuple[dict[str, object], CallOptions]:
     """What belongs into the body, and what says how the call is made."""
     options: CallOptions = {key: arguments.pop(key) for key in CALL_OPTIONS & arguments.keys()}  # type: ignore[assignment]
+    origin = arguments.get("continue_from")
+    if origin is not None and not isinstance(origin, str):
+        arguments["continue_from"] = getattr(origin, "id", origin)
     return arguments, options

@@ -7,7 +7,7 @@ from aios._agent import F
 from aios._call import Call
 from aios._calls import Calls
 from aios._context import Context, Contexts
-from aios._llm import LLM
+from aios._llm import LLM, GenerationOptions
 from aios._loop_thread import LoopThread
 from aios._memory import Memories
 from aios._request import CallOptions
@@ -112,6 +112,15 @@ class SyncLLM(_Namespace[LLM]):
     complete = _blocking(LLM.complete)
     embed = _blocking(LLM.embed)
     models = _blocking(LLM.models)
+
+    def pause(self, call: SyncCall[R]) -> bool:
+        """Ends a call so that others can go on from it, see `LLM.pause`."""
+        return self._loop.wait(lambda: self._inner.pause(call._call))
+
+    def fork(self, call: SyncCall[R], count: int = 1, **options: Unpack[GenerationOptions]) -> list[SyncCall[R]]:
+        """Goes on from a paused call, as often as wanted, see `LLM.fork`."""
+        calls = self._loop.call(lambda: self._inner.fork(call._call, count, **options))
+        return [SyncCall(self._loop, forked) for forked in calls]
 
 
 class SyncCalls(_Namespace[Calls]):

@@ -109,8 +109,8 @@ class CoreBench:
             RunReturned(command.call.key, command.worker, command.attempt, reason, "told so", retry_after_s)  # type: ignore[arg-type]
         )
 
-    def cancel(self, call: ModelCall) -> None:
-        self.feed(CancelAsked(call.key))
+    def cancel(self, call: ModelCall, *, keep: bool = False) -> None:
+        self.feed(CancelAsked(call.key, keep))
 
     def pass_time(self, seconds: float, *, beating: tuple[str, ...] = ("w1",)) -> None:
         """Lets time pass as the shell does: the core is woken when it asks to be, workers beat twice a second."""

@@ -34,12 +34,14 @@ class ScriptedScheduler:
 
     Attributes:
         reports: all so far, in the order they came.
+        patience_s: longest wait for a report, and for the end of a call; calls get three times that.
     """
 
-    def __init__(self, nc: Client, worker: str = "w1", pool: str = "default") -> None:
+    def __init__(self, nc: Client, worker: str = "w1", pool: str = "default", *, patience_s: float = TIMEOUT_S) -> None:
         self.nc = nc
         self.worker = worker
         self.pool = pool
+        self.patience_s = patience_s
         self.inbox = FrameInbox(nc, subjects.inbox_prefix("acme", "alice"))
         self.reports: list[Report] = []
         self._news = asyncio.Condition()
@@ -56,7 +58,7 @@ class ScriptedScheduler:
             return next((r for r in self.reports[since:] if isinstance(r, kind) and condition(r)), None)
 
         try:
-            async with asyncio.timeout(TIMEOUT_S), self._news:
+            async with asyncio.timeout(self.patience_s), self._news:
                 await self._news.wait_for(lambda: found() is not None)
         except TimeoutError:
             raise AssertionError(f"no {kind.__name__} as wanted; reports: {self.reports[-5:]}") from None
@@ -71,7 +73,7 @@ class ScriptedScheduler:
         call_id: str | None = None,
         durable: bool = False,
         attempt: int = 1,
-        deadline_s: float = 30,
+        deadline_s: float | None = None,
         reply: str | None = None,
         traceparent: str | None = None,
     ) -> wire.CallHeaders:
@@ -82,7 +84,7 @@ class ScriptedScheduler:
             agent="alice",
             group="agent",
             reply=reply or self.inbox.new_subject(),
-            deadline_ms=int((time.time() + deadline_s) * 1000),
+            deadline_ms=int((time.time() + (3 * self.patience_s if deadline_s is None else deadline_s)) * 1000),
             durability="durable" if durable else "volatile",
             attempt=attempt,
             operation=operation,
@@ -100,7 +102,9 @@ class ScriptedScheduler:
         await self._command("run", orjson.dumps(body), headers.to_wire())
         return headers
 
-    async def cancel(self, call: wire.CallHeaders, reason: Literal["cancelled", "deadline"] = "cancelled") -> None:
+    async def cancel(
+        self, call: wire.CallHeaders, reason: Literal["cancelled", "paused", "deadline"] = "cancelled"
+    ) -> None:
         """Tells the worker to end a call."""
         await self._command("cancel", CancelCommand(key=call.key, reason=reason).model_dump_json().encode())
 
@@ -117,7 +121,7 @@ class ScriptedScheduler:
 
     async def frames(self, call: wire.CallHeaders) -> list[dict[str, Any]]:
         """Everything the call's caller gets."""
-        return await self.inbox.until_end(call.reply)
+        return await self.inbox.until_end(call.reply, self.patience_s)
 
     async def _command(
         self, command: subjects.WorkerCommand, body: bytes, headers: dict[str, str] | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from aios_proto.messages.base import Body, Result
+from aios_proto.names import SyscallId
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -93,6 +94,12 @@ class Generation(Body):
     )
     response_format: ResponseFormat | None = None
     stream: bool = Field(True, description="whether `delta` frames are wanted; the result is the same")
+    continue_from: SyscallId | None = Field(
+        None,
+        description="a call of the caller's own that was cancelled with `keep`: the answer begins with what it had "
+        "made. The rest of the body asks what that call asked; how the answer goes on may be chosen anew. `max_tokens` "
+        "counts the whole answer, `usage` counts the beginning as part of the prompt.",
+    )
 
 
 class ChatRequest(Generation):

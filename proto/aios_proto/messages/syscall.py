@@ -11,9 +11,17 @@ SyscallState = Literal["waiting", "queued", "running", "ended"]
 
 
 class CancelRequest(Body):
-    """`syscall.cancel`: end a call; it answers `syscall.cancelled` itself."""
+    """`tool.cancel`: end a call; it answers `syscall.cancelled` itself."""
 
     id: SyscallId
+
+
+class CancelCallRequest(CancelRequest):
+    """`syscall.cancel`: end a model call; it answers `syscall.cancelled` itself, and may be gone on from later."""
+
+    keep: bool = Field(
+        False, description="keep what a running call has made for an hour, for calls that name it in `continue_from`"
+    )
 
 
 class CancelResult(Result):

@@ -23,6 +23,7 @@ class Checkpoint:
         sent_tokens: tokens in those.
         first_token_us: when the first came, Unix microseconds.
         prompt: the prompt itself, where it cannot be made again from the request.
+        inherited: how many of its first tokens another call has made.
     """
 
     made: Snapshot
@@ -33,6 +34,7 @@ class Checkpoint:
     sent_tokens: int = 0
     first_token_us: int | None = None
     prompt: str | None = None
+    inherited: int = 0
 
     def encode(self) -> bytes:
         """As bytes."""
@@ -50,6 +52,7 @@ class Checkpoint:
                 "sent_tokens": self.sent_tokens,
                 "first_token_us": self.first_token_us,
                 "prompt": self.prompt,
+                "inherited": self.inherited,
             }
         )
 
@@ -73,6 +76,7 @@ def decode(data: bytes) -> Checkpoint | None:
             sent_tokens=int(value["sent_tokens"]),
             first_token_us=value["first_token_us"],
             prompt=value["prompt"],
+            inherited=int(value.get("inherited", 0)),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None

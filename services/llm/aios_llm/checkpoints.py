@@ -22,6 +22,13 @@ class CheckpointStore(Protocol):
     async def get(self, key: str) -> bytes | None:
         """The last one; None if there is none, or none can be had now. Never raises."""
 
+    async def read(self, key: str) -> bytes | None:
+        """The last one; None if there is none.
+
+        Raises:
+            BusUnavailable: the store does not answer.
+        """
+
     async def remove(self, key: str) -> None:
         """Forgets it. Never raises."""
 
@@ -102,6 +109,15 @@ class Checkpoints:
     async def load(self, key: str) -> Checkpoint | None:
         """The last checkpoint of a call, if there is one that can be used."""
         data = await self._store.get(key)
+        return None if data is None else decode(data)
+
+    async def of_other(self, key: str) -> Checkpoint | None:
+        """What is kept of another call, if it can be used.
+
+        Raises:
+            BusUnavailable: the store does not answer.
+        """
+        data = await self._store.read(key)
         return None if data is None else decode(data)
 
     def begin(self, run: Checkpointed) -> None:

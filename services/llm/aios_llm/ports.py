@@ -122,6 +122,7 @@ class Finish:
     """The end of a generation, by the engine's own counts, which are of the whole answer.
 
     Attributes:
+        cached_tokens: whose KV was taken over, of the prompt and of what was made before.
         last: the piece that came with it, if one did: from then on it is too late to stop.
     """
 

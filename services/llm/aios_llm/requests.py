@@ -2,10 +2,8 @@
 
 import hashlib
 
-from pydantic import JsonValue
-
 from aios_llm.ports import Finish, GenerateRequest, Grammar, Sampling
-from aios_proto.errors import InvalidRequest
+from aios_llm.tool_calls import inner_schema, offers_tools, read_turn
 from aios_proto.messages.base import Result
 from aios_proto.messages.llm import (
     ChatMessage,
@@ -59,30 +57,25 @@ def seed_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> (64 - _SEED_BITS)
 
 
-def check_offered(call: Generation) -> None:
-    """Whether this worker offers what the call asks for.
+def result(call: ChatRequest | CompleteRequest, text: str, finish: Finish, model: str, call_id: str) -> Result:
+    """The result of a call that ended.
 
     Raises:
-        InvalidRequest: it names tools; those come with the tool manager.
+        EngineFailed: it offered tools, and the engine did not hold the answer to their schema.
     """
-    if isinstance(call, ChatRequest) and call.tools and call.tool_choice != "none":
-        raise InvalidRequest("tools in chat are not offered by this worker; use response_format", field="tools")
-
-
-def result(call: ChatRequest | CompleteRequest, text: str, finish: Finish, model: str) -> Result:
-    """The result of a call that ended."""
     reason = _FINISH[finish.reason]
     if isinstance(call, ChatRequest):
+        if offers_tools(call) and reason != "length":
+            message, reason = read_turn(text, call_id)
+            return ChatResult(message=message, finish_reason=reason, model=model)
         return ChatResult(message=ChatMessage(role="assistant", content=text), finish_reason=reason, model=model)
     return CompleteResult(text=text, finish_reason=reason, model=model)
 
 
 def _grammar(call: Generation) -> Grammar | None:
     match call.response_format:
-        case JsonSchemaFormat(json_schema=schema):
-            # OpenAI wraps the schema with a name; both forms are taken.
-            inner: JsonValue = schema["schema"] if "schema" in schema and "name" in schema else dict(schema)
-            return Grammar("json", inner)
+        case JsonSchemaFormat() as given:
+            return Grammar("json", inner_schema(given))
         case RegexFormat(regex=regex):
             return Grammar("regex", regex)
         case _:

@@ -1,6 +1,6 @@
 """How a call that was begun before goes on: what was made, and how its KV comes back to the engine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from aios_kit.logs import Log
@@ -8,6 +8,7 @@ from aios_llm.checkpoint import Checkpoint, digest
 from aios_llm.generated import Snapshot
 from aios_llm.ports import Continuation, Engine, EngineInfo, GenerateRequest, KvStore
 from aios_llm.run import Run
+from aios_proto.errors import InvalidRequest
 
 Level = Literal["hot", "warm", "cold"]
 
@@ -55,13 +56,46 @@ class Resumer:
         if checkpoint.prompt_digest != digest(request.prompt):
             self._log.warning("the prompt is not what it was; the call begins anew", syscall_id=run.headers.id)
             return None
-        made = checkpoint.made
-        if checkpoint.fingerprint != info.fingerprint or checkpoint.model != info.model:
-            made = Snapshot((), (), made.text, made.tokens)  # the ids of another model mean something else
-        begun = await self._engine.resume_point(request.prompt, made)
+        begun = await self._cut(checkpoint, request, info)
         if begun.tokens >= request.max_new_tokens:
             return None
         return Resumption(checkpoint, begun, await self._bring_kv(run.key, info))
+
+    async def continuation(
+        self, key: str, checkpoint: Checkpoint, request: GenerateRequest, info: EngineInfo
+    ) -> Resumption:
+        """How a call goes on from what another call has made, of which this is what is kept.
+
+        Args:
+            key: of the other call.
+
+        Raises:
+            InvalidRequest: it cannot go on from there; the field says why.
+            EngineUnavailable: the engine cannot be reached.
+            EngineFailed: what it says makes no sense.
+        """
+        if not can_resume(request, info):
+            grammar = info.resumes == "text" and request.grammar is not None
+            raise InvalidRequest(
+                f"the engine of {info.model} cannot go on with an answer" + (" that has a format" if grammar else ""),
+                field="response_format" if grammar else "continue_from",
+            )
+        if checkpoint.model == info.model and checkpoint.prompt_digest != digest(request.prompt):
+            raise InvalidRequest("that call answered other messages, or another prompt", field="continue_from")
+        begun = await self._cut(checkpoint, request, info)
+        if begun.tokens >= request.max_new_tokens:
+            raise InvalidRequest(f"the answer has {begun.tokens} tokens already", field="max_tokens")
+        if any(stop in begun.text for stop in request.stop):
+            raise InvalidRequest("the answer has a stop sequence already", field="stop")
+        kept = replace(checkpoint, sent_text=0, sent_tokens=0, first_token_us=None, prompt=None, inherited=begun.tokens)
+        return Resumption(kept, begun, await self._bring_kv(key, info))
+
+    async def _cut(self, checkpoint: Checkpoint, request: GenerateRequest, info: EngineInfo) -> Continuation:
+        """As much of what was made as this engine can go on from."""
+        made = checkpoint.made
+        if checkpoint.fingerprint != info.fingerprint or checkpoint.model != info.model:
+            made = Snapshot((), (), made.text, made.tokens)  # the ids of another model mean something else
+        return await self._engine.resume_point(request.prompt, made)
 
     async def _bring_kv(self, key: str, info: EngineInfo) -> Level:
         if not info.holds_kv:

@@ -15,6 +15,7 @@ from aios_proto.frames import Timings, Usage
 from aios_proto.headers import CallHeaders
 
 PREEMPTED = "preempted"
+PAUSED = "paused"
 
 Send = Callable[[str, bytes], Awaitable[None]]
 
@@ -68,6 +69,8 @@ class Run:
         ending: whether its last frame is being made; too late to cancel it.
         cancel_reason: why it is being cancelled.
         made: what the engine has made.
+        inherited: how many tokens of its answer another call has made.
+        kept: whether other calls may go on from it after its end.
         resumable: whether its engine could go on with it; None before that is known.
         origin: what its checkpoints say of where it was made; None before anything can be gone on from.
     """
@@ -85,6 +88,8 @@ class Run:
     cancel_reason: str | None = None
     first_token_us: int | None = None
     made: Generated = field(default_factory=Generated)
+    inherited: int = 0
+    kept: bool = False
     resumable: bool | None = None
     origin: Origin | None = None
     preempted_ns: int | None = None
@@ -137,6 +142,7 @@ class Run:
             sent_tokens=self.transcript.given_tokens if stopped else 0,
             first_token_us=self.first_token_us,
             prompt=origin.prompt if origin.keep_prompt else None,
+            inherited=self.inherited,
         )
 
     async def go_on_from(self, checkpoint: Checkpoint, begun: Continuation) -> None:
@@ -144,6 +150,7 @@ class Run:
         transcript = self.transcript
         async with self._sending:
             self.made.restart(begun, checkpoint.made.ends)
+            self.inherited = min(checkpoint.inherited, begun.tokens)
             transcript.text = self.stop_filter.feed(begun.text)
             transcript.tokens = begun.tokens
             self.first_token_us = checkpoint.first_token_us
@@ -237,7 +244,8 @@ class Run:
 
     def usage_so_far(self) -> Usage:
         """For a call that was ended before the engine could say what it used."""
-        return Usage(prompt_tokens=0, completion_tokens=self.transcript.tokens, cached_tokens=0)
+        made = max(0, self.transcript.tokens - self.inherited)
+        return Usage(prompt_tokens=0, completion_tokens=made, cached_tokens=0)
 
     def timings(self) -> Timings:
         """Where its time went, by the clocks of access, scheduler and this worker."""

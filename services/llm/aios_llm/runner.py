@@ -15,10 +15,11 @@ from aios_kit.tracing import Hop, Tracing
 from aios_llm.checkpoints import Checkpoints
 from aios_llm.context_source import ContextSource
 from aios_llm.ports import Engine, EngineInfo, Finish, GenerateRequest
-from aios_llm.requests import check_offered, generate_request, result
-from aios_llm.resuming import Resumer, can_resume
-from aios_llm.run import PREEMPTED, Origin, Run
+from aios_llm.requests import generate_request, result
+from aios_llm.resuming import Resumer, Resumption, can_resume
+from aios_llm.run import PAUSED, PREEMPTED, Origin, Run
 from aios_llm.settings import WorkerSettings
+from aios_llm.tool_calls import as_constrained
 from aios_proto import telemetry
 from aios_proto.errors import (
     AiosError,
@@ -27,6 +28,7 @@ from aios_proto.errors import (
     EngineOverloaded,
     EngineRefused,
     EngineUnavailable,
+    ResourceNotFound,
     SyscallCancelled,
 )
 from aios_proto.frames import Usage
@@ -134,7 +136,7 @@ class Runner:
 
     async def _generate(self, run: Run, call: ChatRequest | CompleteRequest, info: EngineInfo, hop: Hop) -> Finish:
         resumed_hop = Hop(None)
-        if run.attempt > 1:
+        if run.attempt > 1 or call.continue_from is not None:
             resumed_hop = self._tracing.hop(telemetry.SPAN_RESUMED, hop.traceparent, kind=SpanKind.INTERNAL)
         try:
             request = await self._prepare(run, call, info, resumed_hop)
@@ -146,12 +148,12 @@ class Runner:
         self, run: Run, call: ChatRequest | CompleteRequest, info: EngineInfo, resumed_hop: Hop
     ) -> GenerateRequest:
         """The engine's request: for the whole answer, or for the rest of one that was begun before."""
-        check_offered(call)
         checkpoint = await self._checkpoints.load(run.key) if run.attempt > 1 else None
         if checkpoint is not None and checkpoint.prompt is not None:
             prompt = checkpoint.prompt
+            call = as_constrained(call) if isinstance(call, ChatRequest) else call
         elif isinstance(call, ChatRequest):
-            call = await self._contexts.whole(run.headers, call, info)
+            call = as_constrained(await self._contexts.whole(run.headers, call, info))
             prompt = await self._engine.render(call.messages)
         else:
             prompt = call.prompt
@@ -162,14 +164,23 @@ class Runner:
         if run.resumable:
             keep_prompt = run.headers.context is not None  # what others append there changes it
             run.origin = Origin(info.model, info.fingerprint, prompt, keep_prompt)
-        if checkpoint is None:
-            return request
-        found = await self._resumer.resumption(run, checkpoint, request, info)
+        found = None if checkpoint is None else await self._resumer.resumption(run, checkpoint, request, info)
+        if found is None and call.continue_from is not None:
+            other = replace(run.headers, id=call.continue_from).key  # one of the caller's own, whatever it names
+            found = await self._continuation(other, request, info)
+            request = replace(request, kv_from=other)
         if found is None:
             return request
         resumed_hop.set({telemetry.RESUME_LEVEL: found.level, telemetry.RESUMED_TOKENS: found.begun.tokens})
-        await run.go_on_from(checkpoint, found.begun)
+        await run.go_on_from(found.checkpoint, found.begun)
         return replace(request, begun=found.begun)
+
+    async def _continuation(self, other: str, request: GenerateRequest, info: EngineInfo) -> Resumption:
+        """What another call has made, to go on from it."""
+        checkpoint = await self._checkpoints.of_other(other)
+        if checkpoint is None:
+            raise ResourceNotFound("nothing is kept of a call of that id", field="continue_from")
+        return await self._resumer.continuation(other, checkpoint, request, info)
 
     async def _stream(self, run: Run, request: GenerateRequest, hop: Hop, resumed_hop: Hop) -> Finish:
         request_hop = self._tracing.hop(
@@ -205,10 +216,11 @@ class Runner:
     async def _done(
         self, run: Run, call: ChatRequest | CompleteRequest, text: str, finish: Finish, info: EngineInfo, hop: Hop
     ) -> None:
+        prompt_tokens = finish.prompt_tokens + run.inherited
         usage = Usage(
-            prompt_tokens=finish.prompt_tokens,
-            completion_tokens=finish.completion_tokens,
-            cached_tokens=finish.cached_tokens,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=finish.completion_tokens - run.inherited,
+            cached_tokens=min(prompt_tokens, finish.cached_tokens),
         )
         hop.set(
             {
@@ -218,7 +230,7 @@ class Runner:
                 telemetry.CACHED_TOKENS: usage.cached_tokens,
             }
         )
-        answer = result(call, text, finish, info.model)
+        answer = result(call, text, finish, info.model, run.headers.id)
         if isinstance(call, ChatRequest) and isinstance(answer, ChatResult):
             await self._contexts.record(run.headers, call, answer.message)
         frame = replies.done(
@@ -251,6 +263,8 @@ class Runner:
             late = DeadlineExceeded(f"the deadline passed after {run.transcript.tokens} tokens")
             await self._end(run, late, "deadline", hop)
         else:
+            if run.cancel_reason == PAUSED:  # before the caller hears of it, and may want to go on
+                run.kept = await self._checkpoints.write_now(run, _LAST_CHECKPOINT_S)
             await self._end(run, error, "cancelled", hop)
 
     async def _preempted(self, run: Run, hop: Hop) -> None:
@@ -277,7 +291,8 @@ class Runner:
         # ignores the second answer.
         await run.send_last(frame)
         await self._keep_result(run, frame)
-        self._checkpoints.forget(run)
+        if not run.kept:
+            self._checkpoints.forget(run)
         await self._report(
             CallEnded(
                 pool=self._settings.pool,
@@ -289,7 +304,7 @@ class Runner:
                 usage=usage,
             )
         )
-        if outcome != "done":
+        if outcome != "done" and not run.kept:
             await self._engine.release_kv(run.key)  # an engine that was stopped holds it for going on
 
     async def _return(self, run: Run, reason: ReturnReason, error: AiosError) -> None:

@@ -27,6 +27,7 @@ from aios_llm.runner import DRAINING, Runner
 from aios_llm.settings import WorkerSettings
 from aios_llm.stop_sequences import StopFilter
 from aios_llm.tokenising import Tokenising
+from aios_llm.tool_calls import offers_tools
 from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.decode import decode
@@ -197,7 +198,7 @@ class WorkerService:
             return
         run = Run(
             headers=headers,
-            streaming=call.stream,
+            streaming=call.stream and not (isinstance(call, ChatRequest) and offers_tools(call)),
             send=self.service.lane.reply,
             coalescer=Coalescer(self.settings.llm_delta_interval_s, self.settings.llm_delta_tokens),
             stop_filter=StopFilter(tuple(call.stop)),

@@ -66,7 +66,7 @@ class Management:
             ]
         )
 
-    async def _cancel(self, call: Call[syscall.CancelRequest]) -> syscall.CancelResult:
+    async def _cancel(self, call: Call[syscall.CancelCallRequest]) -> syscall.CancelResult:
         key = f"{call.headers.tenant}.{call.headers.agent}.{call.body.id}"
         if key not in self._core.calls:
             ended = self._ledger.end_of(key) is not None
@@ -76,7 +76,7 @@ class Management:
         if known is None:
             return syscall.CancelResult(id=call.body.id, state="ended")
         state = _public_state(known)
-        self._feed(CancelAsked(key))
+        self._feed(CancelAsked(key, call.body.keep))
         return syscall.CancelResult(id=call.body.id, state=state)
 
     async def _list(self, call: Call[syscall.ListRequest]) -> syscall.ListResult:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aios_llm.checkpoint import Checkpoint, decode, digest
 from aios_llm.checkpoints import Checkpoints
 from aios_llm.generated import Snapshot
+from aios_proto.errors import BusUnavailable
 
 
 class Store:
@@ -32,6 +33,11 @@ class Store:
         return True
 
     async def get(self, key: str) -> bytes | None:
+        return self.kept.get(key)
+
+    async def read(self, key: str) -> bytes | None:
+        if not self.open.is_set():
+            raise BusUnavailable("the store does not answer")
         return self.kept.get(key)
 
     async def remove(self, key: str) -> None:
@@ -154,12 +160,21 @@ async def test_a_checkpoint_too_large_for_the_bus_is_not_written(store: Store, c
     assert store.kept == {}
 
 
-@given(st.text(), st.lists(st.integers(0, 1 << 31), max_size=20), st.none() | st.text())
-def test_a_checkpoint_is_read_as_it_was_written(text: str, ids: list[int], prompt: str | None) -> None:
+async def test_of_another_call_it_is_known_whether_nothing_is_kept_or_nobody_answers(
+    store: Store, checkpoints: Checkpoints
+) -> None:
+    assert await checkpoints.of_other("t.a.2") is None
+    store.open.clear()
+    with pytest.raises(BusUnavailable):
+        await checkpoints.of_other("t.a.2")
+
+
+@given(st.text(), st.lists(st.integers(0, 1 << 31), max_size=20), st.none() | st.text(), st.integers(0, 99))
+def test_a_checkpoint_is_read_as_it_was_written(text: str, ids: list[int], prompt: str | None, inherited: int) -> None:
     text = text.encode(errors="replace").decode()
     prompt = None if prompt is None else prompt.encode(errors="replace").decode()
     made = Snapshot(tuple(ids), tuple(len(text) for _ in ids), text, len(ids) or 3)
-    checkpoint = Checkpoint(made, "m", "f", digest("p"), 1, 2, 3, prompt)
+    checkpoint = Checkpoint(made, "m", "f", digest("p"), 1, 2, 3, prompt, inherited)
     assert decode(checkpoint.encode()) == checkpoint
 
 

@@ -4,18 +4,15 @@ import pytest
 from pydantic import JsonValue
 
 from aios_llm.ports import Finish, Grammar
-from aios_llm.requests import check_offered, generate_request, result, seed_of
-from aios_proto.errors import InvalidRequest
+from aios_llm.requests import generate_request, result, seed_of
 from aios_proto.messages.llm import (
     ChatMessage,
     ChatRequest,
     ChatResult,
     CompleteRequest,
     CompleteResult,
-    FunctionDefinition,
     JsonSchemaFormat,
     RegexFormat,
-    ToolDefinition,
 )
 
 
@@ -86,22 +83,12 @@ def test_a_regular_expression_passes_through() -> None:
     assert generate_request("x", call, "k", 1).grammar == Grammar("regex", "[0-9]+")
 
 
-def test_tools_are_refused_by_name_unless_they_are_not_to_be_used() -> None:
-    tool = ToolDefinition(function=FunctionDefinition(name="f"))
-    turn = ChatMessage(role="user", content="x")
-    with pytest.raises(InvalidRequest) as caught:
-        check_offered(ChatRequest(messages=[turn], tools=[tool]))
-    assert caught.value.field == "tools"
-    check_offered(ChatRequest(messages=[turn], tools=[tool], tool_choice="none"))
-    check_offered(complete())
-
-
 @pytest.mark.parametrize(("engine", "ours"), [("length", "length"), ("end", "stop"), ("stop_sequence", "stop")])
 def test_how_it_ended_is_said_in_openais_words(engine: str, ours: str) -> None:
     finish = Finish(engine, 1, 1)  # type: ignore[arg-type]
-    said = result(complete(), "text", finish, "m")
+    said = result(complete(), "text", finish, "m", "c")
     assert isinstance(said, CompleteResult)
     assert (said.text, said.finish_reason, said.model) == ("text", ours, "m")
-    chat = result(ChatRequest(messages=[ChatMessage(role="user", content="x")]), "text", finish, "m")
+    chat = result(ChatRequest(messages=[ChatMessage(role="user", content="x")]), "text", finish, "m", "c")
     assert isinstance(chat, ChatResult)
     assert (chat.message.role, chat.message.content) == ("assistant", "text")

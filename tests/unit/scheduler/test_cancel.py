@@ -1,5 +1,6 @@
 """Cancelling a call, wherever it is."""
 
+import pytest
 from support.scheduler_core import CoreBench
 
 from aios_scheduler.core.commands import CancelRun, Dispatch, Forget
@@ -66,6 +67,19 @@ def test_a_cancelled_call_that_a_worker_gives_back_is_answered_by_the_scheduler(
     bench.cancel(call)
     bench.returned(dispatch, "overloaded")
     assert bench.refusals() == {"runs": "syscall.cancelled"}
+
+
+@pytest.mark.parametrize(("keep", "reason"), [(True, "paused"), (False, "cancelled")])
+def test_the_worker_is_told_whether_what_was_made_is_kept_and_told_again_if_it_did_not_hear(
+    keep: bool, reason: str
+) -> None:
+    bench = CoreBench()
+    bench.worker()
+    call = bench.call("runs")
+    bench.cancel(call, keep=keep)
+    assert [command.reason for command in bench.take(CancelRun)] == [reason]
+    bench.hello(running={call.key: 3})
+    assert [command.reason for command in bench.take(CancelRun)] == [reason]
 
 
 def test_cancelling_what_nobody_knows_or_what_has_ended_does_nothing() -> None:

@@ -11,6 +11,7 @@ from nats.js.object_store import ObjectStore
 
 from aios_kit.logs import Log
 from aios_proto import subjects
+from aios_proto.errors import BusUnavailable
 
 KEPT_S = 3600
 """As long as a call without a deadline may take."""
@@ -45,13 +46,20 @@ class KvCheckpoints:
     async def get(self, key: str) -> bytes | None:
         """See `CheckpointStore.get`."""
         try:
+            return await self.read(key)
+        except BusUnavailable as error:
+            self._log.warning("a checkpoint could not be read; the call begins anew", key=key, error=str(error))
+            return None
+
+    async def read(self, key: str) -> bytes | None:
+        """See `CheckpointStore.read`."""
+        try:
             async with asyncio.timeout(self._timeout_s):
                 return (await self._bucket.get(key)).value
         except KeyNotFoundError:
             return None
         except _CHUNK_FAILURES as error:
-            self._log.warning("a checkpoint could not be read; the call begins anew", key=key, error=str(error))
-            return None
+            raise BusUnavailable("what the other call has made cannot be read now", retry_after_s=1) from error
 
     async def remove(self, key: str) -> None:
         """See `CheckpointStore.remove`."""

@@ -127,14 +127,13 @@ class OpenAiEngine:
             raise EngineFailed(f"the engine's stream cannot be understood: {reason_of(error)}") from error
         if reason is None:
             raise EngineFailed("the engine's stream ended without a reason")
-        prompt_tokens = max(0, int(usage.get("prompt_tokens") or 0) - begun.tokens)
         made = usage.get("completion_tokens")
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         yield Finish(
             reason=reason,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=max(0, int(usage.get("prompt_tokens") or 0) - begun.tokens),
             completion_tokens=tokens if made is None else int(made) + begun.tokens,
-            cached_tokens=min(prompt_tokens, int(cached)),
+            cached_tokens=int(cached),
             last=held,
         )
 

@@ -216,12 +216,10 @@ def _body(request: GenerateRequest, *, takes_ids: bool, holds_kv: bool) -> dict[
 
 def _finish(details: dict[str, Any], last: Piece, read_again: Continuation | None) -> Finish:
     before = 0 if read_again is None else read_again.tokens
-    prompt_tokens = max(0, (details.get("input_length") or 0) - before)
     return Finish(
         reason=_REASONS.get(details["finish_reason"], "end"),
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=max(0, (details.get("input_length") or 0) - before),
         completion_tokens=details["generated_tokens"] + before,
-        # Of a generation that is gone on with, KV of the answer is taken over too; the caller is told of its prompt.
-        cached_tokens=min(prompt_tokens, details.get("cached_tokens") or 0),
+        cached_tokens=details.get("cached_tokens") or 0,
         last=last,
     )

@@ -13,7 +13,12 @@ class EmbedWorkerSettings(ServiceSettings):
     embed_model_name: str | None = Field(
         None, description="name under which the model is offered; default: what the server says"
     )
-    embed_window_s: float = Field(0.002, ge=0, le=1, description="seconds a text waits for others in its batch")
+    embed_window_s: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="seconds a text waits for others while the server is idle; they meet anyway while not",
+    )
     embed_batch_texts: int = Field(
         32, ge=1, le=1024, description="most texts in one batch; the server's own limit holds too"
     )

@@ -54,6 +54,7 @@ class ModelCall:
             worker it was not given to by this scheduler.
         failures: how many of its runs were lost or failed.
         cancelled: its owner wants it ended.
+        keep: and what it has made kept.
         has_deadline: the caller named the deadline, so it is worth meeting; else it is only the longest life of a call.
         max_tokens: tokens it may generate; 0 where the caller names no limit.
         resumable: it may be preempted: what it has made can be gone on from.
@@ -95,6 +96,7 @@ class ModelCall:
     worker: WorkerId | None = None
     dispatched: float = 0.0
     cancelled: bool = field(default=False)
+    keep: bool = field(default=False)
     has_deadline: bool = False
     max_tokens: int = 0
     resumable: bool = True

@@ -30,7 +30,7 @@ class CancelRun:
 
     call: ModelCall
     worker: WorkerId
-    reason: Literal["cancelled", "deadline"]
+    reason: Literal["cancelled", "paused", "deadline"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
-    """The owner of a call wants it ended."""
+    """The owner of a call wants it ended, and what it has made kept if it runs and `keep` is set."""
 
     key: str
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

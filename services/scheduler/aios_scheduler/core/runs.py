@@ -64,7 +64,7 @@ class Runs:
         for key in sorted(worker.running & worker.reported):
             call = self._calls.get(key)
             if call is not None and call.cancelled:  # the first order to end it was lost
-                commands.append(CancelRun(call, worker.id, "cancelled"))
+                commands.append(CancelRun(call, worker.id, "paused" if call.keep else "cancelled"))
         for key in sorted(worker.running - worker.reported):
             call = self._calls.get(key)
             if call is None:

@@ -84,8 +84,8 @@ class SchedulerCore:
         match event:
             case Arrived(call, recovered):
                 self._arrived(call, recovered, now, commands)
-            case CancelAsked(key):
-                self._cancel(key, now, commands)
+            case CancelAsked(key, keep):
+                self._cancel(key, keep, now, commands)
             case WorkerSeen():
                 self.runs.worker_seen(event, now, commands)
             case WorkerLeft(worker_id, incarnation):
@@ -228,12 +228,12 @@ class SchedulerCore:
         if call.model is not None and now >= self._hold_until and self.workers.is_unknown(call.model, now):
             raise ModelUnknown(f"no worker serves a model {call.model!r}", field="model")
 
-    def _cancel(self, key: str, now: float, commands: list[Command]) -> None:
+    def _cancel(self, key: str, keep: bool, now: float, commands: list[Command]) -> None:
         call = self.calls.get(key)
         if call is None:
             return
-        call.cancelled = True
+        call.cancelled, call.keep = True, keep
         if call.state in (CallState.QUEUED, CallState.HELD):
             self.endings.refuse(call, SyscallCancelled("the call was cancelled while it waited"), now, commands)
         elif call.state is CallState.RUNNING and call.worker is not None:
-            commands.append(CancelRun(call, call.worker, "cancelled"))
+            commands.append(CancelRun(call, call.worker, "paused" if keep else "cancelled"))
