@@ -6,9 +6,10 @@
 Control plane: the whole road as `aios up` starts it, every write on disk before it is answered, one call at a time:
 what opening, appending, reading, forking, snapshot and restore take at 32 k tokens; and whether random contexts come
 back byte for byte. Store: where parts of the log are kept, a KV bucket, beside the object store. Windows: the real
-small model with a window of 8 k tokens is asked for a pinned fact at the beginning of a conversation of 32 k, under
-each policy; and what compressing it costs and saves. Recall: the same with the longest window in which that model finds
-a fact at all. `--parts`, `--tokens`, `--window` and `--rounds` shorten a run.
+small model with a window of 8 k tokens is asked for facts pinned at the beginning of a conversation of 32 k, under
+each policy; and what compressing it costs and saves. Forks: one answer is paused and gone on with five times, and how
+much of it the engine had to compute again. `--parts`, `--tokens`, `--window` and `--rounds` shorten a run.
+`--larger-model` asks one of half a billion parameters instead.
 """
 
 import argparse
@@ -27,64 +28,19 @@ from typing import Any, TypeVar
 
 import nats
 import uvloop
+from conversation import fill, timed, turn
+from fork_figures import measure_forks, show_forks
+from larger_model import larger_model
 from report import Bar, Report, quantile
 from road import Road, running_road
+from window_figures import POLICIES, measure_windows, show_windows
 
-from aios import Agent, Context
-from aios_proto.messages.context import WindowPolicy
+from aios import Agent
 from aios_stack.nats_config import render_open
 
 SNAPSHOT_RESTORE_LIMIT_MS = 50.0
 APPEND_LIMIT_MS = 10.0
-CODE = "7431"
-RECALL_TOKENS = 448
-"""A window in which the default model of 135 M parameters still finds a fact; beyond 1 k tokens it does not."""
-FACT = f"Remember this: the code of the vault is {CODE}."
-QUESTION = "What is the code of the vault?"
-POLICIES: tuple[WindowPolicy, ...] = ("truncate", "sliding", "summarise")
-_TOPICS = ("the garden", "a recipe for bread", "the train to Oslo", "an old radio", "the river", "chess", "a new roof")
-_WORDS = (
-    "we",
-    "could",
-    "begin",
-    "early",
-    "and",
-    "look",
-    "again",
-    "because",
-    "nobody",
-    "asked",
-    "how",
-    "long",
-    "it",
-    "takes",
-)
-
 T = TypeVar("T")
-
-
-def turn(number: int, words: int = 70) -> dict[str, str]:
-    """One turn of a conversation about nothing in particular, the same in every run."""
-    chance = random.Random(number)
-    text = " ".join(chance.choice(_WORDS) for _ in range(words))
-    return {"role": ("user", "assistant")[number % 2], "content": f"About {chance.choice(_TOPICS)}: {text}."}
-
-
-async def timed(work: Awaitable[T]) -> tuple[float, T]:
-    begun = time.perf_counter()
-    result = await work
-    return (time.perf_counter() - begun) * 1000, result
-
-
-async def fill(talk: Context, tokens: int, turns: int = 80) -> int:
-    """Appends so many turns at a time until the context has so many tokens; returns how many it has."""
-    number = total = 0
-    while total < tokens:
-        await talk.append([turn(number + n) for n in range(turns)])
-        number += turns
-        window = await talk.window(deadline_s=300)
-        total = window.tokens + window.left_out_tokens
-    return total
 
 
 # Control plane
@@ -199,91 +155,15 @@ async def measure_store(url: str, rounds: int) -> dict[str, Any]:
     return found
 
 
-# Windows
-
-
-async def measure_windows(road: Road, tokens: int, window: int) -> dict[str, Any]:
-    """A conversation of so many tokens, whose prompts may have `window`."""
-    found: dict[str, Any] = {}
-    async with Agent(token=road.token, url=road.url) as agent:
-        served = await agent.llm.models()
-        print(f"model {served[0].model}, {served[0].max_total_tokens} tokens", file=sys.stderr)
-        first = await agent.contexts.open(
-            messages=[{"role": "system", "content": "You are a helpful assistant with a good memory."}],
-            model=served[0].model,
-            window_tokens=window,
-        )
-        await first.append(FACT, pinned=True)
-        total = await fill(first, tokens, max(2, min(80, tokens // 400)))
-        for policy in POLICIES:
-            found[policy] = await ask(agent, first, policy, window, total)
-            print(f"{policy}: {found[policy]}", file=sys.stderr)
-    return {"tokens": total, "window": window, "model": served[0].model, "by_policy": found}
-
-
-async def ask(agent: Agent, first: Context, policy: WindowPolicy, window: int, total: int) -> dict[str, Any]:
-    """One question about the pinned fact, under a policy."""
-    messages = (await first.get()).messages
-    talk = await agent.contexts.open(policy=policy, window_tokens=window)
-    await talk.append(messages[:1])
-    await talk.append(messages[1:2], pinned=True)
-    for start in range(2, len(messages), 200):
-        await talk.append(messages[start : start + 200])
-    summary: dict[str, Any] = {}
-    if policy == "summarise":  # the manager makes it by itself at three quarters of the window; here it is waited for
-        took, made = await timed(talk.compress(window // 2, deadline_s=3000))
-        text = next(
-            message.content for message in (await talk.get()).messages if str(message.content).startswith("Summary")
-        )
-        summary = {"compress": {**made.model_dump(), "seconds": took / 1000, "summary": text}}
-    planned = await talk.window(QUESTION, deadline_s=300)
-    took, reply = await timed(talk.chat(QUESTION, max_tokens=24, deadline_s=1500, stream=False))
-    usage = reply.usage
-    return {
-        "conversation_tokens": total,
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "counted_tokens": planned.tokens,
-        "left_out_turns": planned.left_out,
-        "fact_in_prompt": any(message.content == FACT for message in planned.messages),
-        "fits": usage is not None and usage.prompt_tokens <= window,
-        "answer": reply.text.strip(),
-        "fact_answered": CODE in reply.text,
-        "seconds": took / 1000,
-        **summary,
-    }
-
-
-def show_windows(report: Report, part: str, windows: dict[str, Any]) -> None:
-    asked = [windows["by_policy"][policy] for policy in POLICIES]
-    window = windows["window"]
-    for policy, found in zip(POLICIES, asked, strict=True):
-        said = f"{found['prompt_tokens']} of {found['conversation_tokens']} tokens sent; answer {found['answer']!r}"
-        report.rows.append((f"{policy}: {said}", f"{found['seconds']:.1f} s", ""))
-    done = windows["by_policy"]["summarise"]["compress"]
-    saved = done["before_tokens"] - done["after_tokens"]
-    cost = f"{done['spent_prompt_tokens']} read and {done['spent_completion_tokens']} written"
-    report.rows.append(
-        (f"compress: {saved} tokens saved in each later prompt, {cost} once", f"{done['seconds']:.1f} s", "")
-    )
-    named = {
-        "whose prompt fits": sum(found["fits"] for found in asked),
-        "with the pinned fact in the prompt": sum(found["fact_in_prompt"] for found in asked),
-    }
-    if part == "recall":
-        named["with the pinned fact answered"] = sum(found["fact_answered"] for found in asked)
-    report.bars += [
-        Bar(f"window of {window}, policies {name}", count, len(POLICIES), "", at_most=False)
-        for name, count in named.items()
-    ]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
-    parser.add_argument("--parts", default="control,store,recall,windows", help="which parts to run")
+    parser.add_argument("--parts", default="control,store,windows,forks", help="which parts to run")
     parser.add_argument("--tokens", type=int, default=32_768, help="of the conversation")
     parser.add_argument("--window", type=int, default=8192, help="of the real model, in tokens")
     parser.add_argument("--rounds", type=int, default=100, help="of each operation")
+    parser.add_argument("--policies", default=",".join(POLICIES), help="of the windows")
+    parser.add_argument("--larger-model", action="store_true", help="Qwen2.5-Coder of 0.5 B parameters")
     parser.add_argument("--contexts", type=int, default=50, help="random ones to compare")
     options = parser.parse_args()
     parts = options.parts.split(",")
@@ -312,13 +192,19 @@ def main() -> int:
             for kind, ms in kinds.items():
                 report.rows.append((f"{size}: {kind}", f"{ms:.2f} ms", ""))
     env = {"AIOS_ENGINE_N_CTX": str(options.window), "AIOS_ENGINE_MAX_SEQUENCES": "2"}
-    sizes = {"recall": (4 * RECALL_TOKENS, RECALL_TOKENS), "windows": (options.tokens, options.window - 256)}
-    for part in ("recall", "windows"):
-        if part not in parts:
-            continue
+    env["AIOS_CONTEXT_SUMMARY_DEADLINE_S"] = "3000"  # a machine that does other work takes minutes to read 8 k tokens
+    if options.larger_model:
+        env["AIOS_ENGINE_MODEL"] = str(larger_model())
+    if "windows" in parts:
         with running_road(env=env) as road:
-            windows = report.figures[part] = uvloop.run(measure_windows(road, *sizes[part]))
-        show_windows(report, part, windows)
+            windows = report.figures["windows"] = uvloop.run(
+                measure_windows(road, options.tokens, options.window - 256, options.policies.split(","))
+            )
+        show_windows(report, windows)
+    if "forks" in parts:
+        with running_road(env=env | {"AIOS_ENGINE_N_CTX": "2048", "AIOS_ENGINE_MAX_SEQUENCES": "6"}) as road:
+            forks = report.figures["forks"] = uvloop.run(measure_forks(road))
+        show_forks(report, forks)
     return report.finish(check=options.check)
 
 

@@ -11,6 +11,7 @@ from aios_context.adapters.llm_calls import LlmSummariser, LlmTokeniser
 from aios_context.changing import Changing
 from aios_context.contexts import Contexts, Quotas
 from aios_context.core.history import Limits
+from aios_context.core.reminder import Reminding
 from aios_context.counting import Counting
 from aios_context.logs import Logs
 from aios_context.settings import ContextSettings
@@ -82,6 +83,7 @@ class ContextService:
             LlmSummariser(service.kernel_calls, settings.context_summary_deadline_s),
             limits,
             timing,
+            Reminding(settings.context_remind_after_tokens, settings.context_reminder_tokens),
             _now_ms,
             service.log,
         )

@@ -24,6 +24,12 @@ class ContextSettings(ServiceSettings):
     context_summary_target: float = Field(
         0.5, gt=0, lt=1, description="share of the window that is left filled by a summary of the policy `summarise`"
     )
+    context_remind_after_tokens: int = Field(
+        512, ge=0, description="tokens behind a pinned turn from which on it is said again before the new turns"
+    )
+    context_reminder_tokens: int = Field(
+        512, ge=0, description="most tokens of pinned turns that are said again; 0 repeats none"
+    )
     context_tokenise_deadline_s: float = Field(30, gt=0, description="longest wait for the counts of a batch of texts")
     context_summary_deadline_s: float = Field(600, gt=0, description="longest wait for one call of a summary")
     context_summaries_at_once: int = Field(4, ge=1, description="summaries of the policy `summarise` made at once")

@@ -13,13 +13,15 @@ from aios_context.core import compression, history, window
 from aios_context.core.compression import Compression
 from aios_context.core.head import Head
 from aios_context.core.history import Change, Limits
+from aios_context.core.record import Message
+from aios_context.core.reminder import Reminding, reminder
 from aios_context.core.view import Turn, all_turns, visible
 from aios_context.counting import Counting, Measured
 from aios_context.logs import Logs
 from aios_context.ports import Counts, Summariser
 from aios_kit.logs import Log
 from aios_kit.tasks import Tasks
-from aios_proto.errors import AiosError, EngineFailed, ResourceConflict, ResourceNotFound
+from aios_proto.errors import AiosError, EngineFailed, InvalidRequest, ResourceConflict, ResourceNotFound
 from aios_proto.headers import CallHeaders
 from aios_proto.ids import new_syscall_id
 from aios_proto.messages.context import (
@@ -63,6 +65,7 @@ class Windows:
         summariser: makes summaries.
         limits: of one context.
         timing: of the policy `summarise`.
+        reminding: when pinned turns are repeated.
         now_ms: Unix time.
         log: for summaries that failed with nobody waiting for them.
     """
@@ -76,6 +79,7 @@ class Windows:
         summariser: Summariser,
         limits: Limits,
         timing: SummaryTiming,
+        reminding: Reminding,
         now_ms: Callable[[], int],
         log: Log,
     ) -> None:
@@ -86,6 +90,7 @@ class Windows:
         self._summariser = summariser
         self._limits = limits
         self._timing = timing
+        self._reminding = reminding
         self._now_ms = now_ms
         self._log = log
         self._tasks = Tasks(timing.at_once, log)
@@ -104,13 +109,24 @@ class Windows:
         most = _prompt_tokens(head.window_tokens, request.max_tokens, measured.counts)
         other_tokens = measured.counts.prompt_overhead + sum(sized.tokens for sized in others)
         chosen = window.plan(own, other_tokens, most, head.policy)
+        reminders: list[Message] = []
+        sent = {turn.number for turn in chosen.turns}
+        said = reminder([sized for sized in own if sized.turn.number in sent], new, self._reminding)
+        if said is not None:
+            extra = await self._counting.measure([Turn(head.turns, head.version, said)], measured.counts.model, caller)
+            with suppress(InvalidRequest):  # where there is no room for it, the window goes without
+                chosen = window.plan(own, other_tokens + extra.turns[0].tokens, most, head.policy)
+                reminders = [said]
         if head.policy == "summarise" and chosen.tokens + chosen.left_out_tokens > self._timing.at * most:
             target = max(MIN_WINDOW_TOKENS, int(self._timing.target * most))
             await self._summarise_soon(caller, head, target, measured.counts.model)
         return WindowResult(
             context=head.name,
             version=head.version,
-            messages=[ChatMessage.model_validate(turn.message) for turn in chosen.turns] + request.messages,
+            messages=[
+                *(ChatMessage.model_validate(message) for message in (*(t.message for t in chosen.turns), *reminders)),
+                *request.messages,
+            ],
             tokens=chosen.tokens,
             left_out=chosen.left_out,
             left_out_tokens=chosen.left_out_tokens,

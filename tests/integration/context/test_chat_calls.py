@@ -128,8 +128,10 @@ async def test_a_conversation_longer_than_the_models_window_is_answered_with_its
     assert frames[-1]["type"] == "done"
     prompt = (await tgi.stream(0)).body["inputs"]
     assert len(prompt) <= tgi.info["max_input_tokens"]  # a character is a token there
-    assert "the code is 7431" in prompt
-    assert prompt.endswith(f"<user>39 {'x' * 100}<user>what is the code?<assistant>")
+    assert prompt.startswith("<user>the code is 7431<user>")
+    reminder = "<system>Facts to remember:\n- the code is 7431"
+    assert prompt.endswith(f"<user>39 {'x' * 100}{reminder}<user>what is the code?<assistant>")
+    assert (await alice.texts("talk"))[-3:] == [f"39 {'x' * 100}", "what is the code?", "Hello world"]
 
 
 @pytest.mark.usefixtures("contexts", "worker")

@@ -41,9 +41,22 @@ async def test_a_conversation_four_times_the_window_keeps_its_pinned_fact_and_it
     assert chosen.left_out > 400
     sent = texts(chosen.messages)
     assert sent[0] == "s:be kind"
-    assert "the code is 7431" in sent
+    assert sent[1] == "the code is 7431"
     assert sent[-1] == "what is the code?"
-    assert sent[-2].startswith("a:639 ")
+    assert sent[-2] == "Facts to remember:\n- the code is 7431"
+    assert sent[-3].startswith("a:639 ")
+
+
+async def test_a_pinned_turn_is_not_said_again_where_there_is_no_room_for_it(
+    alice: ContextCaller, llm: ScriptedLlm
+) -> None:
+    await alice.open(context="talk")
+    await alice.append("talk", "the code is 7431", "word " * 600, pinned=True)
+    tight = await window(alice, "what is the code?", max_tokens=620)
+    assert texts(tight.messages) == ["the code is 7431", "word " * 600, "what is the code?"]
+    roomy = await window(alice, "what is the code?", max_tokens=650)
+    assert texts(roomy.messages)[-2] == "Facts to remember:\n- the code is 7431"
+    assert roomy.tokens == tight.tokens + 10
 
 
 async def test_turns_are_counted_once_for_each_model(alice: ContextCaller, llm: ScriptedLlm) -> None:
