@@ -19,7 +19,7 @@ from aios_llm.requests import generate_request, result
 from aios_llm.resuming import Resumer, Resumption, can_resume
 from aios_llm.run import PAUSED, PREEMPTED, Origin, Run
 from aios_llm.settings import WorkerSettings
-from aios_llm.tool_calls import as_constrained
+from aios_llm.tool_calls import as_constrained, wanted_tool
 from aios_proto import telemetry
 from aios_proto.errors import (
     AiosError,
@@ -231,8 +231,10 @@ class Runner:
             }
         )
         answer = result(call, text, finish, info.model, run.headers.id)
+        tool = ""
         if isinstance(call, ChatRequest) and isinstance(answer, ChatResult):
             await self._contexts.record(run.headers, call, answer.message)
+            tool = wanted_tool(answer.message)
         frame = replies.done(
             run.headers.id,
             answer,
@@ -240,7 +242,7 @@ class Runner:
             timings=run.timings(),
             worker=self._settings.worker_name,
         )
-        await self._send_last(run, frame, "done", None, usage)
+        await self._send_last(run, frame, "done", None, usage, tool)
 
     async def _failed(self, run: Run, error: AiosError, hop: Hop) -> None:
         """A failure of the engine is the scheduler's to deal with; anything else is the caller's to hear."""
@@ -286,7 +288,9 @@ class Runner:
         frame = replies.failed(run.headers.id, error, trace_id=hop.trace_id, usage=usage)
         await self._send_last(run, frame, outcome, error.code, usage)
 
-    async def _send_last(self, run: Run, frame: bytes, outcome: EndOutcome, code: str | None, usage: Usage) -> None:
+    async def _send_last(
+        self, run: Run, frame: bytes, outcome: EndOutcome, code: str | None, usage: Usage, tool: str = ""
+    ) -> None:
         # The caller first: if this process dies before the result is kept, the call runs once more and the caller
         # ignores the second answer.
         await run.send_last(frame)
@@ -302,6 +306,7 @@ class Runner:
                 outcome=outcome,
                 code=code,
                 usage=usage,
+                tool=tool,
             )
         )
         if outcome != "done" and not run.kept:

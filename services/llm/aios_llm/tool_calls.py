@@ -73,6 +73,11 @@ def read_turn(text: str, call_id: str) -> tuple[ChatMessage, FinishReason]:
     return ChatMessage(role="assistant", tool_calls=calls), "tool_calls"
 
 
+def wanted_tool(message: ChatMessage) -> str:
+    """The tool a turn asks for first, so that the scheduler learns how long it takes; empty where it asks for none."""
+    return message.tool_calls[0].function.name if message.tool_calls else ""
+
+
 def _answer(call: ChatRequest) -> dict[str, JsonValue]:
     """The schema of an answer that is no call of a tool."""
     match call.response_format:

@@ -13,6 +13,7 @@ from support.scripted_scheduler import ScriptedScheduler
 
 from aios_llm.service import WorkerService
 from aios_llm.settings import WorkerSettings
+from aios_proto.kernel import CallEnded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -70,6 +71,8 @@ async def test_a_required_tool_is_called_and_its_result_is_answered(
     (first, *_) = result["message"]["tool_calls"]
     assert first["function"]["name"] == "weather"
     assert json.loads(first["function"]["arguments"])["city"] in ("Rome", "Oslo")
+    ended = await scheduler.heard(CallEnded, lambda report: report.tool != "")
+    assert ended.tool == "weather", "the scheduler learns how long a program is away for it"
     told = {"role": "tool", "tool_call_id": first["id"], "name": "weather", "content": "21"}
     turn = {key: value for key, value in result["message"].items() if value is not None}
     frames = await chat(scheduler, [QUESTION, turn, told], tool_choice="none")
