@@ -20,7 +20,7 @@ from aios_kit.logs import Log
 MessageHandler = Callable[[Msg], Awaitable[None]]
 
 # `publish` does not yield below 2 MiB of pending bytes: without this, one long stream starves all others.
-_PUBLISHES_PER_YIELD = 64
+_PUBLISHES_PER_YIELD = 16
 
 
 class Lane:
