@@ -33,6 +33,7 @@ SUBJECTS: Final = {
     "durable calls": "aios.q.llm.chat",
     "presence": "aios.k.presence.memory.m1",
     "facts": "aios.evt.acme.llm.completed",
+    "facts of keys": "aios.evt.acme.storage.rotated",
     "audit records": "aios.audit.acme",
     "interactions": "aios.interactions.acme.alice",
     "agents' inboxes": "_INBOX.acme.alice.1",
@@ -87,7 +88,9 @@ class May:
     read: frozenset[str] = frozenset()
 
 
-ALL_SAY: Final = frozenset({"presence", "facts", "answers to kernel calls", "ends of calls", "redeeming approvals"})
+ALL_SAY: Final = frozenset(
+    {"presence", "facts", "facts of keys", "answers to kernel calls", "ends of calls", "redeeming approvals"}
+)
 
 CALLS: Final = frozenset(
     {
@@ -132,7 +135,7 @@ TABLE: Final[dict[Role, May]] = {
     ),
     "memory": May(
         say=frozenset({"agents' inboxes", "llm calls", "llm embed", "syscall cancel"}),
-        hear=frozenset({"memory calls", "memory pools"}),
+        hear=frozenset({"memory calls", "memory pools", "facts of keys"}),
         keep=frozenset({"memory"}),
     ),
     "storage": May(
