@@ -3,7 +3,8 @@
     make bench-managers            # table and results/managers.json; about 15 minutes
     make bench-managers CHECK=1    # exit status 1 if a bar is missed
 
-A short run to see that it works: `python benchmarks/managers.py --quick`. The long one with kills: `--kills 20`.
+A short run to see that it works: `python benchmarks/managers.py --quick`. With kills of memory, storage and the
+bus: `--parts kills --kills 20`, which writes results/managers-kills.json.
 The reference kernel's figures for comparison: get 5 to 7 ms, write 13 to 16 ms, retrieve 2.9 s.
 """
 
@@ -17,7 +18,7 @@ from part import Part
 from real_texts import docstrings
 from report import Report
 from road import Road, running_road
-from storage_figures import latencies, storage_bars
+from storage_figures import killed, latencies, storage_bars
 
 from aios_stack.data_folder import DataFolder
 
@@ -38,8 +39,22 @@ async def measure(road: Road, options: argparse.Namespace, texts: list[str]) -> 
     if "eviction" in options.parts:
         parts.append(await asyncio.to_thread(measure_eviction, options.uses))
     if options.kills and "kills" in options.parts:
-        parts.append(await measure_kills(road, options.kills, options.operations))
+        memory, files = await asyncio.gather(
+            measure_kills(road, options.kills, options.operations),
+            measure_killed_files(road, options.kills, options.files),
+        )
+        parts += [memory, files]
     return parts
+
+
+async def measure_killed_files(road: Road, kills: int, calls: int) -> Part:
+    """Storage killed under mixed file operations, beside the kills of memory and the bus."""
+    part = Part(f"kill -9 of storage beside it, {calls} file operations")
+    part.figures |= await killed(road, kills, calls, ("storage",))
+    part.add("kills", part.figures["kills"], "")
+    for what in ("lost", "doubled"):
+        part.add(what, part.figures[what], "versions", 0)
+    return part
 
 
 async def measure_files(road: Road, rounds: int) -> Part:
@@ -71,15 +86,17 @@ def main() -> int:
     parser.add_argument("--texts", type=int, default=20_000, help="real texts for recall")
     parser.add_argument("--uses", type=int, default=200_000, help="uses in the eviction trace")
     parser.add_argument("--kills", type=int, default=0, help="rounds with kills; 0 leaves them out")
-    parser.add_argument("--operations", type=int, default=10_000, help="operations in each of these rounds")
+    parser.add_argument("--operations", type=int, default=1000, help="operations in each of these rounds")
+    parser.add_argument("--files", type=int, default=10_000, help="file operations beside all rounds with kills")
     options = parser.parse_args()
     if options.quick:
         options.calls, options.vectors, options.texts, options.uses = 100, 5000, 1000, 20_000
-        options.operations = min(options.operations, 300)
+        options.operations, options.files = min(options.operations, 300), min(options.files, 300)
     texts = docstrings(max(2000, options.texts + QUERIES))
     with running_road("--engine-kind", "instant") as road:
         parts = uvloop.run(measure(road, options, texts))
-    report = Report("managers", "Memory and storage", ("part", "figure", "value", "bar"))
+    name = "managers-kills" if options.parts == ["kills"] else "managers"
+    report = Report(name, "Memory and storage", ("part", "figure", "value", "bar"))
     for part in parts:
         report.rows += part.rows
         report.bars += part.bars

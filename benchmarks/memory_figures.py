@@ -178,7 +178,7 @@ async def measure_kills(road: Road, rounds: int, operations: int) -> Part:
                 asyncio.create_task(_operate(agent, names, expected, chosen, round_, worker)) for worker in range(16)
             ]
             while not all(worker.done() for worker in workers):
-                await asyncio.wait(workers, timeout=chosen.uniform(1.0, 3.0))
+                await asyncio.wait(workers, timeout=chosen.uniform(0.1, 1.0))
                 if not all(worker.done() for worker in workers):
                     kills += await _kill(road, chosen.choice(["memory", "memory", "nats"]))
             await asyncio.gather(*workers)

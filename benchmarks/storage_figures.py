@@ -102,8 +102,10 @@ async def streamed(road: Road, mib: int) -> dict[str, float]:
     return {"mib": mib, "write_mib_s": mib / written_s, "read_mib_s": mib / read_s, "same": float(same), **grown}
 
 
-async def killed(road: Road, rounds: int, calls: int) -> dict[str, float]:
-    """Mixed operations while storage and the bus are killed at random; then everything acknowledged is looked for."""
+async def killed(
+    road: Road, rounds: int, calls: int, victims: tuple[str, ...] = ("storage", "nats")
+) -> dict[str, float]:
+    """Mixed operations while processes are killed at random; then everything acknowledged is looked for."""
     notes = [Written() for _ in range(8)]
     chance = random.Random(2)
     done = asyncio.Event()
@@ -116,7 +118,7 @@ async def killed(road: Road, rounds: int, calls: int) -> dict[str, float]:
                 async with asyncio.timeout(chance.uniform(1, 3)):
                     await done.wait()
             except TimeoutError:
-                victim = chance.choice(("storage", "nats"))
+                victim = chance.choice(victims)
                 before = pid_of(road, victim)
                 os.kill(before, signal.SIGKILL)
                 kills += 1
