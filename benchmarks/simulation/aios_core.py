@@ -5,6 +5,7 @@ from aios_proto.messages.scheduler import PolicyName, QueueLimits
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import ModelCall
 from aios_scheduler.core.commands import CancelRun, Command, Dispatch, Preempt, Refuse
+from aios_scheduler.core.configuration import PoolConfiguration
 from aios_scheduler.core.events import Arrived, Event, RunEnded, RunReturned, Tick, WorkerSeen
 from simulation.model import Drop, Fleet, Order, SimCall, Start, Stop
 
@@ -35,7 +36,7 @@ class AiosCore:
     ) -> None:
         self.submits_graphs = policy == "aios"
         limits = QueueLimits(per_tenant=1_000_000, per_pool=1_000_000)
-        self.core = SchedulerCore(policy, limits, flood_share=flood_share)
+        self.core = SchedulerCore(PoolConfiguration(policy, limits, flood_share=flood_share))
         self._fleet = fleet
         self._can_preempt = can_preempt
         self._kv_share = kv_share

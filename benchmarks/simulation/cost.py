@@ -10,6 +10,7 @@ from aios_proto.messages.scheduler import PolicyName, QueueLimits
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import ModelCall
 from aios_scheduler.core.commands import Command, Dispatch
+from aios_scheduler.core.configuration import PoolConfiguration
 from aios_scheduler.core.events import Arrived, Event, RunEnded, WorkerSeen
 
 QUEUED = 10_000
@@ -46,7 +47,7 @@ def measure_cost(policy: PolicyName) -> tuple[float, float, float]:
     The bytes are all that the core keeps for a call, without its body and headers.
     """
     draw = random.Random(7)
-    core = SchedulerCore(policy, QueueLimits(per_tenant=1_000_000, per_pool=1_000_000))
+    core = SchedulerCore(PoolConfiguration(policy, QueueLimits(per_tenant=1_000_000, per_pool=1_000_000)))
     now = _START
     running: list[Dispatch] = []
 
@@ -64,7 +65,7 @@ def measure_cost(policy: PolicyName) -> tuple[float, float, float]:
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     first = 1000
-    held = len(core.queue)
+    held = core.pools.queued()
     for number in range(first, first + QUEUED - held):
         core.on_event(Arrived(_call(number, draw, now)), now)
     gc.collect()

@@ -39,6 +39,8 @@ TAINT: Final = "Aios-Taint"
 """Stamped by access: where untrusted content came from that the program has seen, such as `tool:fetch`, by commas."""
 APPROVAL: Final = "Aios-Approval"
 """Stamped by access on a call a human has approved. Whoever runs it redeems it first, so that it runs once."""
+BUDGET: Final = "Aios-Budget"
+"""Stamped by access on a model call whose tokens or cost are limited: how many tokens it may use at most."""
 
 DEFAULT_PRIORITY: Final = 5
 MAX_PRIORITY: Final = 9
@@ -72,6 +74,8 @@ class CallHeaders:
         operation: set by the scheduler on what it gives to a worker: `chat` or `complete`.
         taint: stamped by access: sources of untrusted content the program has seen; empty where it has seen none.
         approval: stamped by access: the id of the approval a human gave; empty where none was needed.
+        budget_tokens: stamped by access: tokens of prompt and answer that the call may use at most, which is what it
+            has reserved of its quotas and what is left of the tightest of them; None where nothing limits them.
     """
 
     id: str
@@ -92,6 +96,7 @@ class CallHeaders:
     operation: str = ""
     taint: tuple[str, ...] = ()
     approval: str = ""
+    budget_tokens: int | None = None
 
     @property
     def key(self) -> str:
@@ -133,6 +138,8 @@ class CallHeaders:
             wire[TAINT] = ",".join(self.taint)
         if self.approval:
             wire[APPROVAL] = self.approval
+        if self.budget_tokens is not None:
+            wire[BUDGET] = str(self.budget_tokens)
         return wire
 
     def to_text(self, traceparent: str | None = None) -> str:
@@ -150,6 +157,7 @@ class CallHeaders:
             or self.operation
             or self.taint
             or self.approval
+            or self.budget_tokens is not None
         ):
             return _text(self.to_wire(), traceparent)
         text = (
@@ -276,6 +284,7 @@ def from_kernel(wire: Mapping[str, str] | None) -> CallHeaders:
             operation=wire.get(OPERATION, ""),
             taint=tuple(taint.split(",")) if taint else (),
             approval=wire.get(APPROVAL, ""),
+            budget_tokens=int(wire[BUDGET]) if BUDGET in wire else None,
         )
     except (KeyError, ValueError) as error:
         raise InvalidRequest(f"not a kernel message: {error}", field="headers") from error

@@ -41,6 +41,7 @@ class GenerationOptions(CallOptions, total=False):
 
     Keys:
         model: None means the pool's default.
+        pool: whose workers must run it; None lets any run it that serves the model.
         max_tokens: of the answer; None means the worker's default.
         temperature: None or 0 takes the likeliest token each time.
         top_p: sample among the likeliest tokens of this total probability.
@@ -55,6 +56,7 @@ class GenerationOptions(CallOptions, total=False):
     """
 
     model: str | None
+    pool: str | None
     max_tokens: int | None
     temperature: float | None
     top_p: float | None

@@ -43,6 +43,7 @@ def test_every_program_ends_and_nothing_is_left_behind(policy: PolicyName) -> No
         strategy = simulation.strategy
         assert isinstance(strategy, AiosCore)
         core = strategy.core
+        pool = core.pools.get("default")
         refused = {call.program.name for call in outcome.calls if call.refused}
         assert outcome.completion_s.keys() | refused == {program.name for program in programs}, what
         ended = [call.key for call in outcome.calls if call.ended_at is not None]
@@ -51,11 +52,11 @@ def test_every_program_ends_and_nothing_is_left_behind(policy: PolicyName) -> No
             assert call.refused or call.ended_at is not None, f"{what}: {call.key} is stuck"
             assert not (call.refused and call.ended_at is not None), f"{what}: {call.key} ended and was refused"
         assert not core.calls, what
-        assert not len(core.queue), what
+        assert not core.pools.queued(), what
         for engine in simulation.fleet.engines:
             assert not engine.jobs, what
             assert engine.reserved_tokens == 0, what
-        for house in core.assignment.residency.houses.values():
+        for house in pool.assignment.residency.houses.values():
             assert house.reserved == 0, what
             assert house.used == house.idle_tokens == sum(each.tokens for each in house.residents.values()), what
         for tenant in {program.tenant for program in programs} if policy != "rr" and not refused else ():
@@ -68,7 +69,7 @@ def test_every_program_ends_and_nothing_is_left_behind(policy: PolicyName) -> No
                 if call.program.tenant == tenant
             )
             # A tenant that comes back is lifted, never lowered.
-            assert core.accounts.tenant(tenant).counter >= 0.999 * served, f"{what}: {tenant} was not charged"
+            assert pool.accounts.tenant(tenant).counter >= 0.999 * served, f"{what}: {tenant} was not charged"
 
 
 def test_time_that_stands_still_is_noticed() -> None:

@@ -31,6 +31,7 @@ class ModelCaller(KernelCaller):
         priority: int = 5,
         call_id: str | None = None,
         after: tuple[str, ...] = (),
+        budget_tokens: int | None = None,
     ) -> wire.CallHeaders:
         """Sends one, a durable one `ahead` of the queue too; the headers name it."""
         headers = wire.CallHeaders(
@@ -41,6 +42,7 @@ class ModelCaller(KernelCaller):
             reply=self.inbox.new_subject(),
             priority=priority,
             after=after,
+            budget_tokens=budget_tokens,
             deadline_ms=int((time.time() + deadline_s) * 1000),
             times_us=(time.time_ns() // 1000,),
         )

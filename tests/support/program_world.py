@@ -28,12 +28,15 @@ class ProgramWorld(World):
                 call.program, call.size_bytes, call.after, call.max_tokens = program, size, after, MAX_TOKENS
                 call.has_deadline = call.priority % 2 == 0
             case WorkerSeen():
-                event = replace(event, kv_tokens=KV_TOKENS, can_preempt=False)
+                event = self._worker_seen(event)
             case RunEnded(key, _):
                 shape = self._shapes.get(key)
                 if shape is not None:
                     event = replace(event, prompt_tokens=shape[1] // 4, completion_tokens=50, tool="look")
         super().feed(event)
+
+    def _worker_seen(self, event: WorkerSeen) -> WorkerSeen:
+        return replace(event, kv_tokens=KV_TOKENS, can_preempt=False)
 
     def _shape(self, call: ModelCall) -> tuple[str, int, tuple[str, ...]]:
         if call.key not in self._shapes:
@@ -61,13 +64,13 @@ class ProgramWorld(World):
                 assert known is not None, f"{call.key} runs nowhere"
                 assert call.key in known.running, f"{call.key} runs nowhere"
             elif call.state is CallState.QUEUED:
-                assert call in core.queue, f"{call.key} is forgotten"
+                assert call in core.pools.of(call).queue, f"{call.key} is forgotten"
         assert running <= core.calls.keys(), f"slots held by ended calls: {running - core.calls.keys()}"
         self._check_memory()
 
     def _check_memory(self) -> None:
         core = self.core
-        for worker, house in core.assignment.residency.houses.items():
+        for worker, house in [each for pool in core.pools for each in pool.assignment.residency.houses.items()]:
             residents = house.residents.values()
             assert house.used == sum(resident.tokens for resident in residents), "memory is miscounted"
             assert house.reserved == sum(resident.running_tokens for resident in residents), "reserves are miscounted"

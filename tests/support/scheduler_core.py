@@ -8,7 +8,9 @@ from aios_proto.messages.scheduler import PolicyName, QueueLimits
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import CallState, ModelCall, WorkerId
 from aios_scheduler.core.commands import CancelRun, Command, Dispatch, Forget, Refuse
+from aios_scheduler.core.configuration import DEFAULT_POOL, Configuration, PoolConfiguration
 from aios_scheduler.core.events import Arrived, CancelAsked, Event, RunEnded, RunReturned, Tick, WorkerLeft, WorkerSeen
+from aios_scheduler.core.pool import Pool
 
 C = TypeVar("C")
 START = 1_000_000.0
@@ -26,8 +28,19 @@ class CoreBench:
     pending: list[Command] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.core = SchedulerCore(self.policy, QueueLimits(per_tenant=self.per_tenant, per_pool=self.per_pool))
+        self.core = SchedulerCore(
+            PoolConfiguration(self.policy, QueueLimits(per_tenant=self.per_tenant, per_pool=self.per_pool))
+        )
         self._hellos: dict[str, WorkerSeen] = {}
+
+    @property
+    def pool(self) -> Pool:
+        """The pool most tests are about."""
+        return self.core.pools.get(DEFAULT_POOL)
+
+    def configure(self, **changes: object) -> None:
+        """Another configuration for all pools, from now on."""
+        self.core.configure(Configuration(replace(self.core.pools.configuration.default, **changes)))  # type: ignore[arg-type]
 
     def feed(self, event: Event) -> list[Command]:
         commands = self.core.on_event(event, self.now)
@@ -54,6 +67,9 @@ class CoreBench:
         durable: bool = True,
         size_bytes: int = 100,
         recovered: bool = False,
+        pool: str | None = None,
+        program: str = "program",
+        budget_tokens: int | None = None,
     ) -> ModelCall:
         """A call arrives."""
         call = ModelCall(
@@ -61,7 +77,7 @@ class CoreBench:
             id=name,
             tenant=tenant,
             agent="agent",
-            program="program",
+            program=program,
             operation="chat",
             model=model,
             priority=priority,
@@ -69,6 +85,9 @@ class CoreBench:
             arrived=self.now,
             durable=durable,
             size_bytes=size_bytes,
+            pool=pool or DEFAULT_POOL,
+            bound=pool is not None,
+            budget_tokens=budget_tokens,
         )
         self.feed(Arrived(call, recovered))
         return call
@@ -82,9 +101,13 @@ class CoreBench:
         ready: bool = True,
         running: Mapping[str, int] | None = None,
         incarnation: str = "first",
+        pool: str = DEFAULT_POOL,
+        kv_tokens: int | None = None,
+        can_preempt: bool = False,
     ) -> WorkerId:
         """A worker says hello for the first time, or as another incarnation."""
-        hello = WorkerSeen(("default", name), incarnation, model, limit, ready, dict(running or {}))
+        hello = WorkerSeen((pool, name), incarnation, model, limit, ready, dict(running or {}))
+        hello = replace(hello, kv_tokens=kv_tokens, can_preempt=can_preempt)
         self._hellos[name] = hello
         self.feed(hello)
         return hello.worker
@@ -99,10 +122,10 @@ class CoreBench:
         self.feed(self._hellos[name])
 
     def goodbye(self, name: str = "w1") -> None:
-        self.feed(WorkerLeft(("default", name), self._hellos[name].incarnation))
+        self.feed(WorkerLeft(self._hellos[name].worker, self._hellos[name].incarnation))
 
     def ended(self, call: ModelCall, name: str = "w1") -> None:
-        self.feed(RunEnded(call.key, ("default", name)))
+        self.feed(RunEnded(call.key, self._hellos[name].worker))
 
     def returned(self, command: Dispatch, reason: str = "overloaded", retry_after_s: float = 0.0) -> None:
         self.feed(

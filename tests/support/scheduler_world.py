@@ -9,10 +9,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aios_proto.messages.scheduler import PolicyName, QueueLimits
+from aios_proto.messages.scheduler import PolicyName
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import ModelCall, WorkerId
 from aios_scheduler.core.commands import Adopt, CancelRun, CheckResult, Command, Dispatch, Forget, Refuse
+from aios_scheduler.core.configuration import PoolConfiguration
 from aios_scheduler.core.endings import DEADLINE_LIMIT_S
 from aios_scheduler.core.events import (
     Arrived,
@@ -99,10 +100,7 @@ class World:
         self.scheduler_up = False
         self.down_s = 0.0
         self.outages: list[tuple[float, float]] = []
-        self.workers = [
-            SimWorker(("default", f"w{n}"), MODELS[n % 2], self.random.randint(1, 4))
-            for n in range(self.random.randint(1, 4))
-        ]
+        self.workers = self._make_workers()
         self.core = self._new_core()
         self._start_scheduler()
         self._wake_token = 0
@@ -117,6 +115,12 @@ class World:
         for _ in range(faults.outages):
             begin = self.now + self.random.uniform(1, ARRIVALS_S)
             self.outages.append((begin, begin + self.random.uniform(0.1, 5)))
+
+    def _make_workers(self) -> list[SimWorker]:
+        return [
+            SimWorker(("default", f"w{n}"), MODELS[n % 2], self.random.randint(1, 4))
+            for n in range(self.random.randint(1, 4))
+        ]
 
     def run(self) -> None:
         """Lives until nothing can happen any more but heartbeats, then looks at what is left."""
@@ -196,7 +200,7 @@ class World:
     # The scheduler's process
 
     def _new_core(self) -> SchedulerCore:
-        return SchedulerCore(self.policy, QueueLimits(per_tenant=1000, per_pool=10_000))
+        return SchedulerCore(PoolConfiguration(self.policy))
 
     def _start_scheduler(self) -> None:
         self.core = self._new_core()
@@ -252,7 +256,7 @@ class World:
             worst = rank(given[-1])
             for call in given:
                 assert call.model in (None, worker.model), "given to a worker with another model"
-            for waiting in core.queue:
+            for waiting in core.pools.get("default").queue:
                 if waiting.model in (None, worker.model):
                     assert rank(waiting) > worst, f"{given[-1].key} overtook {waiting.key}"
         running = {key for worker in core.workers for key in worker.running}

@@ -31,8 +31,18 @@ class Given:
 class ScriptedWorker:
     """Beats like a worker, keeps what it is given in `given`, and ends it when the test says so."""
 
-    def __init__(self, nc: Client, name: str = "w1", *, limit: int = 1, model: str = "llama", incarnation: str = "a"):
+    def __init__(
+        self,
+        nc: Client,
+        name: str = "w1",
+        *,
+        limit: int = 1,
+        model: str = "llama",
+        incarnation: str = "a",
+        pool: str = "default",
+    ):
         self.nc = nc
+        self.pool = pool
         self.name = name
         self.limit = limit
         self.model = model
@@ -47,7 +57,7 @@ class ScriptedWorker:
 
     async def start(self) -> None:
         """Listens and beats."""
-        await self.nc.subscribe(f"aios.k.llm.default.{self.name}.*", cb=self._on_command)
+        await self.nc.subscribe(f"aios.k.llm.{self.pool}.{self.name}.*", cb=self._on_command)
         await settle(self.nc)
         self._beating = asyncio.create_task(self._beat())
 
@@ -62,7 +72,7 @@ class ScriptedWorker:
         """One heartbeat."""
         await self._report(
             WorkerHello(
-                pool="default",
+                pool=self.pool,
                 worker=self.name,
                 incarnation=self.incarnation,
                 model=self.model,
@@ -78,7 +88,7 @@ class ScriptedWorker:
     async def goodbye(self) -> None:
         """Says that it stops, and stops."""
         await self.stop()
-        await self._report(WorkerBye(pool="default", worker=self.name, incarnation=self.incarnation))
+        await self._report(WorkerBye(pool=self.pool, worker=self.name, incarnation=self.incarnation))
 
     async def run(self, number: int = 0) -> Given:
         """Waits for the `run` of that number."""
@@ -105,7 +115,7 @@ class ScriptedWorker:
         self.running.pop(headers.key, None)
         if report:
             await self._report(
-                CallEnded(pool="default", worker=self.name, key=headers.key, attempt=headers.attempt, outcome="done")
+                CallEnded(pool=self.pool, worker=self.name, key=headers.key, attempt=headers.attempt, outcome="done")
             )
 
     async def give_back(self, given: Given, reason: Reason, retry_after_s: float = 0) -> None:
@@ -113,7 +123,7 @@ class ScriptedWorker:
         self.running.pop(given.headers.key, None)
         await self._report(
             CallReturned(
-                pool="default",
+                pool=self.pool,
                 worker=self.name,
                 key=given.headers.key,
                 attempt=given.headers.attempt,
@@ -129,7 +139,7 @@ class ScriptedWorker:
             await asyncio.sleep(0.2)
 
     async def _report(self, report: WorkerHello | WorkerBye | CallEnded | CallReturned) -> None:
-        await self.nc.publish(subjects.worker_report("default", self.name), report.model_dump_json().encode())
+        await self.nc.publish(subjects.worker_report(self.pool, self.name), report.model_dump_json().encode())
 
     async def _on_command(self, message: Msg) -> None:
         async with self._news:

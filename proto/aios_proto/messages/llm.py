@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from aios_proto.messages.base import Body, Result
-from aios_proto.names import SyscallId
+from aios_proto.names import Name, SyscallId
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -82,6 +82,9 @@ class Generation(Body):
     """What `llm.chat` and `llm.complete` have in common."""
 
     model: str | None = Field(None, description="None means the pool's default model")
+    pool: Name | None = Field(
+        None, description="the pool of workers that must run it; any that serves its model where not given"
+    )
     max_tokens: int | None = Field(None, ge=1, le=MAX_NEW_TOKENS, description="None means the worker's default")
     temperature: float | None = Field(None, ge=0, le=10, description="None or 0 is greedy")
     top_p: float | None = Field(None, gt=0, le=1)

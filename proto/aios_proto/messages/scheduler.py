@@ -27,10 +27,25 @@ class WorkerInfo(Result):
     residents: int = Field(0, description="programs that live there")
 
 
+class PoolInfo(Result):
+    """One pool: what is in force there, and how much waits and runs."""
+
+    pool: Name
+    policy: PolicyName
+    tenant_weights: dict[Name, float] = Field(default_factory=dict)
+    flood_share: float | None = None
+    queue_per_tenant: int
+    queue_total: int
+    workers: int
+    queued: int
+    running: int
+
+
 class TenantInfo(Result):
-    """One tenant that has calls waiting or running."""
+    """One tenant that has calls waiting or running in a pool."""
 
     tenant: Name
+    pool: Name = "default"
     weight: float
     counter: float = Field(description="weighted tokens it has had, by its weight; of those waiting the lowest is next")
     queued: int
@@ -45,6 +60,7 @@ class WaitingInfo(Result):
     tenant: Name
     agent: Name
     program: str
+    pool: Name = "default"
     priority: int
     waited_s: float
     deadline_in_s: float | None = Field(None, description="where the caller named a deadline")
@@ -55,16 +71,21 @@ class WaitingInfo(Result):
 class StateResult(Result):
     """`scheduler.state`: what waits and why, what runs, on whom."""
 
-    policy: PolicyName
+    policy: PolicyName = Field(description="of the pools that have none of their own")
     instance: str = Field("", description="the active scheduler")
     fence: int = Field(0, description="fencing token of its commands to workers")
     queued: int
     held: int = Field(0, description="calls that wait for other calls")
     running: int
     queued_by_tenant: dict[str, int]
+    pools: list[PoolInfo] = Field(default_factory=list)
     workers: list[WorkerInfo]
-    tenants: list[TenantInfo] = Field(default_factory=list, description="those that have had the least come first")
-    waiting: list[WaitingInfo] = Field(default_factory=list, description="the next calls, in order, at most 20")
+    tenants: list[TenantInfo] = Field(
+        default_factory=list, description="by pool, there those that have had the least come first"
+    )
+    waiting: list[WaitingInfo] = Field(
+        default_factory=list, description="by pool, there the next calls in order, at most 20"
+    )
 
 
 class DrainRequest(Body):
@@ -75,10 +96,11 @@ class DrainRequest(Body):
     drain: bool = True
 
 
-class PolicyRequest(Body):
-    """`scheduler.policy`: decide otherwise from now on; no queued call is lost. What is not given stays.
+class PoolSettings(Body):
+    """How a pool's calls are ordered and bounded. What is not given is taken from where less is said.
 
-    It outlives the scheduler: the next one goes on with it.
+    The order, the last word first: what `scheduler.policy` said of that pool, what `AIOS_SCHEDULER_POOLS` says of it,
+    what `scheduler.policy` said of all pools, the other settings of the scheduler.
     """
 
     policy: PolicyName | None = Field(None, description="order of the queue")
@@ -92,19 +114,36 @@ class PolicyRequest(Body):
         description="times what each other tenant has running that one may have that asks for over four times as much;"
         " 0 is unlimited",
     )
+    queue_per_tenant: int | None = Field(None, ge=1, description="calls of one tenant that may wait")
+    queue_total: int | None = Field(None, ge=1, description="calls that may wait in all")
+
+
+class PolicyRequest(PoolSettings):
+    """`scheduler.policy`: decide otherwise from now on; no queued call is lost. What is not given stays.
+
+    It outlives the scheduler: the next one goes on with it.
+    """
+
+    pool: Name | None = Field(
+        None, description="the pool it is for; all pools that have nothing of their own where not given"
+    )
+    reset: bool = Field(False, description="forget first what was said before of that pool, or of all pools")
 
 
 class PolicyResult(Result):
-    """The policy in force before and after, and what else is in force now."""
+    """The policy in force before and after, and what else is in force now: in that pool, or where nothing is said."""
 
+    pool: Name | None = None
     before: PolicyName
     after: PolicyName
     tenant_weights: dict[Name, float] = Field(default_factory=dict)
     flood_share: float | None = None
+    queue_per_tenant: int
+    queue_total: int
 
 
 class QueueLimits(Body):
-    """How many calls may wait."""
+    """How many calls may wait in one pool."""
 
     per_tenant: int = Field(1000, ge=1)
     per_pool: int = Field(10_000, ge=1)

@@ -35,6 +35,7 @@ class _Claim:
     meter: WindowMeter | SlotMeter
     amount: int = 1
     priced: bool = False
+    limits_tokens: bool = False
     window: int = 0
 
 
@@ -45,6 +46,8 @@ class Charge:
     Attributes:
         call: the call's key; empty where nothing is to be settled at its end.
         complete: whether all is taken.
+        tokens: of prompt and answer, as estimated.
+        budget_tokens: what it may use at most; None where neither tokens nor cost are limited. Only when complete.
     """
 
     call: str
@@ -52,6 +55,8 @@ class Charge:
     expires_s: float
     claims: list[_Claim] = field(default_factory=list)
     complete: bool = False
+    tokens: int = 0
+    budget_tokens: int | None = None
 
 
 class QuotaGuard:
@@ -222,14 +227,18 @@ class QuotaGuard:
             if estimate is None:
                 prompt, completion, model = self._estimate(body)
                 estimate = prompt, completion
+                charge.tokens = prompt + completion
                 charge.price = self._prices.get(model) or self._prices.get(ANY_MODEL) or _FREE
             if each.tokens is not None:
                 amount = sum(estimate)
-                claims.append(_Claim(f"{each.key}.tokens", f"tokens of {each.says}", each.wait_s, each.tokens, amount))
+                says = f"tokens of {each.says}"
+                claims.append(_Claim(f"{each.key}.tokens", says, each.wait_s, each.tokens, amount, limits_tokens=True))
             if each.budget is not None:
                 cost = charge.price.micro(*estimate)
                 says = f"budget of {each.says}"
-                claims.append(_Claim(f"{each.key}.budget", says, each.wait_s, each.budget, cost, priced=True))
+                claims.append(
+                    _Claim(f"{each.key}.budget", says, each.wait_s, each.budget, cost, priced=True, limits_tokens=True)
+                )
         return charge
 
     def _estimate(self, body: bytes) -> tuple[int, int, str]:
@@ -333,6 +342,7 @@ class QuotaGuard:
 
     def _keep(self, charge: Charge) -> None:
         charge.complete = True
+        charge.budget_tokens = _budget(charge)
         if charge.call:
             self._open[charge.call] = charge
 
@@ -348,6 +358,16 @@ class QuotaGuard:
 
 
 _FREE = Price(0, 0)
+
+
+def _budget(charge: Charge) -> int | None:
+    """What a call may use: what it has taken, and what is left of the tightest limit."""
+    left: list[int] = []
+    for claim in charge.claims:
+        if isinstance(claim.meter, WindowMeter) and claim.limits_tokens:
+            tokens = charge.price.tokens(claim.meter.left()) if claim.priced else claim.meter.left()
+            left += [] if tokens is None else [tokens]
+    return charge.tokens + min(left) if left else None
 
 
 def _may_be_leased(claim: _Claim) -> bool:

@@ -93,6 +93,10 @@ class WindowMeter:
             # Used now, whichever window it was taken in.
             self.spent -= amount
 
+    def left(self) -> int:
+        """What this replica may still use in this window, with what it may lease, as far as it knows."""
+        return max(0, self.held - self.spent + (self.pool if self._left is None else self._left))
+
     def unused(self) -> tuple[int, int]:
         """The window, and how much of the leased part was not used: what a replica that leaves returns to the pool."""
         return self.window, max(0, min(self.held - self.spent, self.held - self.base))

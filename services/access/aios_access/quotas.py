@@ -27,6 +27,11 @@ class Price:
         """The cost of some tokens, in millionths of the unit, rounded up."""
         return -int(-(prompt_tokens * self.prompt + completion_tokens * self.completion) // 1)
 
+    def tokens(self, micro: int) -> int | None:
+        """How many tokens of the dearer kind can be paid with so much; None where they cost nothing."""
+        dearest = max(self.prompt, self.completion)
+        return int(micro / dearest) if dearest > 0 else None
+
 
 @dataclass(slots=True)
 class Meters:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from nats.aio.msg import Msg
 from opentelemetry.trace import SpanKind
@@ -118,8 +119,10 @@ class Syscalls:
             failure = replies.internal("access")
             await self._refusing.refuse(route.subject, message.reply, call_id, failure, hop, len(body))
             return
-        if charge is None or charge.complete:
+        if charge is None:
             await self._passing.pass_on(admitted, body, hop, now_us)
+        elif charge.complete:
+            await self._passing.pass_on(_with_budget(admitted, charge), body, hop, now_us)
         else:
             await self._waiting.start(self._pass_on_when_due(admitted, charge, body, hop), "waits for quota")
 
@@ -132,9 +135,15 @@ class Syscalls:
         except AiosError as refused:
             error = refused
         else:
-            await self._passing.pass_on(admitted, body, hop, time.time_ns() // 1000)
+            await self._passing.pass_on(_with_budget(admitted, charge), body, hop, time.time_ns() // 1000)
             return
         await self._refusing.refuse_admitted(admitted, error, hop, len(body))
+
+
+def _with_budget(admitted: Admitted, charge: Charge) -> Admitted:
+    if charge.budget_tokens is None or admitted.decision.effect == "ask":  # a parked call runs on another day's quota
+        return admitted
+    return replace(admitted, headers=replace(admitted.headers, budget_tokens=charge.budget_tokens))
 
 
 def _attributes(route: Route, message: Msg) -> dict[str, str | int | float | bool]:

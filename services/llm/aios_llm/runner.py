@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from aios_kit import replies
 from aios_kit.logs import Log
 from aios_kit.tracing import Hop, Tracing
+from aios_llm.budget import held_to
 from aios_llm.checkpoints import Checkpoints
 from aios_llm.context_source import ContextSource
 from aios_llm.ports import Engine, EngineInfo, Finish, GenerateRequest
@@ -158,6 +159,7 @@ class Runner:
         else:
             prompt = call.prompt
         request = generate_request(prompt, call, run.key, self._settings.llm_default_max_tokens)
+        request = await held_to(run.headers.budget_tokens, request, self._engine)
         if info.holds_kv:
             request = replace(request, kv_key=run.key)
         run.resumable = can_resume(request, info)

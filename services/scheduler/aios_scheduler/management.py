@@ -12,10 +12,11 @@ from aios_proto.messages.base import Empty
 from aios_proto.messages.llm import ModelInfo, ModelsResult
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import CallState, ModelCall
+from aios_scheduler.core.configuration import Configuration
 from aios_scheduler.core.events import CancelAsked, Event, Tick
+from aios_scheduler.core.pool import Pool
 from aios_scheduler.core.workers import Worker
 from aios_scheduler.ledger import Ledger
-from aios_scheduler.policy_store import apply
 
 _SHOWN = 20
 
@@ -33,12 +34,12 @@ class Management:
         ledger: Ledger,
         feed: Callable[[Event], None],
         fence: Callable[[], int],
-        keep_policy: Callable[[management.PolicyRequest], Awaitable[None]],
+        choose: Callable[[management.PolicyRequest], Awaitable[Configuration]],
     ) -> None:
         self._core = core
         self._instance = service.settings.instance
         self._fence = fence
-        self._keep_policy = keep_policy
+        self._choose = choose
         self._ledger = ledger
         self._feed = feed
         service.serve("llm", "models", self._models)
@@ -101,16 +102,23 @@ class Management:
 
     async def _state(self, call: Call[Empty]) -> management.StateResult:
         now = time.time()
+        pools = self._core.pools
+        queued, held = pools.queued(), len(self._core.chains)
+        by_tenant = Counter[str]()
+        for pool in pools:
+            by_tenant.update(pool.queue.by_tenant)
+        shown = sorted(pools, key=lambda pool: pool.name)
         return management.StateResult(
-            policy=self._core.queue.policy.name,
+            policy=pools.configuration.default.policy,
             instance=self._instance,
             fence=self._fence(),
-            queued=len(self._core.queue),
-            held=len(self._core.chains),
-            running=len(self._core.calls) - len(self._core.queue) - len(self._core.chains),
-            queued_by_tenant=self._core.queue.by_tenant,
+            queued=queued,
+            held=held,
+            running=len(self._core.calls) - queued - held,
+            queued_by_tenant=dict(by_tenant),
+            pools=[_pool_info(pool) for pool in shown],
             workers=[self._worker_info(worker, now) for worker in self._core.workers],
-            tenants=self._tenants(),
+            tenants=[info for pool in shown for info in self._tenants(pool)],
             waiting=[self._waiting(waits, now) for waits in self._core.explaining.next_calls(_SHOWN)],
         )
 
@@ -123,27 +131,33 @@ class Management:
         return self._worker_info(worker, time.time())
 
     async def _policy(self, call: Call[management.PolicyRequest]) -> management.PolicyResult:
-        before = self._core.queue.policy.name
-        await self._keep_policy(call.body)
-        apply(call.body, self._core)
+        pool = call.body.pool
+        configuration = await self._choose(call.body)
+        before = self._core.pools.configuration
+        self._core.configure(configuration)
         self._feed(Tick())
+        was, now = (each.default if pool is None else each.of(pool) for each in (before, configuration))
         return management.PolicyResult(
-            before=before,
-            after=self._core.queue.policy.name,
-            tenant_weights=self._core.accounts.weights,
-            flood_share=self._core.assignment.isolation.share,
+            pool=pool,
+            before=was.policy,
+            after=now.policy,
+            tenant_weights=dict(now.weights),
+            flood_share=now.flood_share,
+            queue_per_tenant=now.limits.per_tenant,
+            queue_total=now.limits.per_pool,
         )
 
-    def _tenants(self) -> list[management.TenantInfo]:
-        queued, running, tokens = self._core.queue.by_tenant, Counter[str](), Counter[str]()
+    def _tenants(self, pool: Pool) -> list[management.TenantInfo]:
+        queued, running, tokens = pool.queue.by_tenant, Counter[str](), Counter[str]()
         for call in self._core.calls.values():
-            if call.state is CallState.RUNNING:
+            if call.state is CallState.RUNNING and call.pool == pool.name:
                 running[call.tenant] += 1
                 tokens[call.tenant] += call.reserved
-        known = [self._core.accounts.tenant(name) for name in {*queued, *running}]
+        known = [pool.accounts.tenant(name) for name in {*queued, *running}]
         return [
             management.TenantInfo(
                 tenant=tenant.name,
+                pool=pool.name,
                 weight=tenant.weight,
                 counter=round(tenant.counter, 1),
                 queued=queued.get(tenant.name, 0),
@@ -159,6 +173,7 @@ class Management:
             tenant=call.tenant,
             agent=call.agent,
             program=call.program,
+            pool=call.pool,
             priority=call.priority,
             waited_s=round(max(0.0, now - call.arrived), 3),
             deadline_in_s=round(call.deadline - now, 3) if call.has_deadline else None,
@@ -168,7 +183,7 @@ class Management:
 
     def _worker_info(self, worker: Worker, now: float) -> management.WorkerInfo:
         pool, name = worker.id
-        house = self._core.assignment.residency.houses.get(worker.id)
+        house = self._core.pools.get(pool).assignment.residency.houses.get(worker.id)
         return management.WorkerInfo(
             pool=pool,
             worker=name,
@@ -187,3 +202,18 @@ def _public_state(call: ModelCall) -> syscall.SyscallState:
     if call.state is CallState.HELD:
         return "waiting"
     return "queued" if call.state is CallState.QUEUED else "running"
+
+
+def _pool_info(pool: Pool) -> management.PoolInfo:
+    configuration = pool.configuration
+    return management.PoolInfo(
+        pool=pool.name,
+        policy=configuration.policy,
+        tenant_weights=dict(configuration.weights),
+        flood_share=configuration.flood_share,
+        queue_per_tenant=configuration.limits.per_tenant,
+        queue_total=configuration.limits.per_pool,
+        workers=len(pool.workers),
+        queued=len(pool.queue),
+        running=sum(worker.in_use for worker in pool.workers),
+    )

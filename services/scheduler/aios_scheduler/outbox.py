@@ -203,7 +203,7 @@ class Outbox:
             {
                 telemetry.WORKER: worker[1],
                 telemetry.ATTEMPT: attempt,
-                telemetry.POLICY: self._core.queue.policy.name,
+                telemetry.POLICY: self._core.policy_of(call),
             }
         )
         out = headers.to_wire()
@@ -227,7 +227,7 @@ class Outbox:
             id=call.id,
             agent=call.agent,
             program=call.program,
-            policy=self._core.queue.policy.name,
+            policy=self._core.policy_of(call),
             worker=None if worker is None else worker[1],
             attempt=call.attempt,
             waited_ms=max(0, round((now - call.arrived) * 1000)),

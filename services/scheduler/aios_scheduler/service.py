@@ -7,6 +7,7 @@ import time
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
+from aios_scheduler.lease import Lease
 from aios_kit.service import Service
 from aios_kit.streams import (
     IDEMPOTENCY_WINDOW_S,
@@ -24,18 +25,17 @@ from aios_proto.decode import decode
 from aios_proto.errors import AiosError, InvalidRequest, SyscallUnknown, UnknownOperation
 from aios_proto.kernel import WORKER_REPORT, WorkerBye, WorkerHello
 from aios_proto.messages.llm import ChatRequest, CompleteRequest, Generation
-from aios_proto.messages.scheduler import PolicyRequest
 from aios_scheduler.arrivals import Arrivals
 from aios_scheduler.attaching import Attaching
+from aios_scheduler.configuration_store import ConfigurationStore
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import CallState, ModelCall
+from aios_scheduler.core.configuration import DEFAULT_POOL
 from aios_scheduler.core.events import Arrived, EndKnown, Event, Tick, WorkerLeft
-from aios_scheduler.lease import Lease
 from aios_scheduler.ledger import End, Entry, Ledger
 from aios_scheduler.management import Management
 from aios_scheduler.outbox import Outbox, error_frame
 from aios_scheduler.placeholders import check_placeholders, succeeded
-from aios_scheduler.policy_store import PolicyStore
 from aios_scheduler.probing import Probing
 from aios_scheduler.reports import event_of
 from aios_scheduler.results import Results
@@ -54,19 +54,16 @@ class SchedulerService:
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
         self.service = Service("scheduler", settings)
-        self.core = SchedulerCore(
-            settings.scheduler_policy,
-            settings.limits,
-            settings.scheduler_tenant_weights,
-            flood_share=settings.scheduler_flood_share,
+        self._configurations = ConfigurationStore(
+            settings.base, settings.scheduler_pools, settings.request_timeout_s, self.service.log
         )
+        self.core = SchedulerCore(self._configurations.current)
         self.ledger = Ledger()
         self.outbox = Outbox(self.service, self.core, self.ledger, self._feed, settings.scheduler_decision_events)
         self._attaching = Attaching(self.service, self.core, self.ledger, self.outbox)
         self._queue: WorkQueue | None = None
         self._results: Results | None = None
         self._lease: Lease | None = None
-        self._policies: PolicyStore | None = None
         self._listening_since = 0.0
         self._recovered_up_to = math.inf
         self._arrivals = Arrivals(IDEMPOTENCY_WINDOW_S, complete=False, now=time.monotonic())
@@ -89,7 +86,7 @@ class SchedulerService:
             self.ledger,
             self._feed,
             fence=lambda: 0 if self._lease is None else self._lease.token,
-            keep_policy=self._keep_policy,
+            choose=self._configurations.choose,
         )
 
     async def _stand_by(self) -> None:
@@ -110,12 +107,7 @@ class SchedulerService:
         await lease.acquire()
         self._lease = lease
         lease.keep()
-        self._policies = PolicyStore(bucket, settings.request_timeout_s, service.log)
-        await self._policies.restore(self.core)
-
-    async def _keep_policy(self, chosen: PolicyRequest) -> None:
-        assert self._policies is not None
-        await self._policies.keep(chosen)
+        self.core.configure(await self._configurations.open(bucket))
 
     async def _start(self) -> None:
         assert self._lease is not None
@@ -257,6 +249,9 @@ class SchedulerService:
             arrived=now,
             durable=queued is not None or headers.durability == "durable",
             size_bytes=len(message.data),
+            pool=request.pool or DEFAULT_POOL,
+            bound=request.pool is not None,
+            budget_tokens=headers.budget_tokens,
             has_deadline=headers.deadline_ms is not None,
             max_tokens=request.max_tokens or 0,
             resumable=request.response_format is None,

@@ -15,6 +15,7 @@ from support.kernel_peer import KernelPeer, kernel_peer
 from support.nats_server import NatsServer
 from support.running_service import access_env, running_process
 
+from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.ids import new_syscall_id
 
@@ -91,6 +92,11 @@ async def chat(agent: RawAgent, call_id: str | None = None, **body: object) -> t
     reply = await agent.send("llm", "chat", {"messages": [], **body}, call_id=name)
     frame = await agent.inbox.next(reply)
     return name, "passed" if frame["type"] == "accepted" else frame["error"]["code"]
+
+
+async def headers_of(peer: KernelPeer, call_id: str) -> dict[str, str]:
+    """The headers with which access forwarded a call."""
+    return (await peer.received_call(call_id)).headers or {}
 
 
 async def test_sixteen_callers_over_two_replicas_never_pass_more_calls_a_second_than_allowed(
@@ -191,6 +197,28 @@ async def test_a_budget_is_money_for_tokens(installation: Installation, llm: Ker
     assert (await chat(agent, max_tokens=400))[1] == "quota.exhausted"
     await worker.end(agent, name, prompt=0, completion=400)
     assert (await chat(agent, max_tokens=400))[1] == "quota.exhausted"
+
+
+async def test_a_model_call_is_told_what_it_may_use_of_its_tightest_quota(
+    installation: Installation, llm: KernelPeer, worker: Worker
+) -> None:
+    agent = await installation.agent()
+    await limit(installation, agent, tokens=10_000, tokens_window_s=3600, budget=0.003, budget_window_s=86_400)
+    name, _ = await chat(agent, max_tokens=500)
+    # 0.003 buys 1 500 tokens at the price of completions, less what the prompt is estimated at.
+    assert 1490 <= int((await headers_of(llm, name))[wire.BUDGET]) <= 1510
+    free = await installation.agent()
+    name, _ = await chat(free, max_tokens=500)
+    assert wire.BUDGET not in await headers_of(llm, name)
+    for each in (agent, free):
+        await worker.end(each, name)
+
+
+async def test_an_agent_cannot_give_itself_a_budget(installation: Installation, llm: KernelPeer) -> None:
+    agent = await installation.agent()
+    name = new_syscall_id()
+    await agent.send("llm", "chat", {"messages": []}, call_id=name, headers={wire.BUDGET: "1"})
+    assert wire.BUDGET not in await headers_of(llm, name)
 
 
 async def test_a_groups_quota_holds_for_each_agent_and_the_tenants_for_all(

@@ -1,6 +1,8 @@
 """The worker on the project's own engine and a real small model: the stand-in must not be kinder than that."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -76,6 +78,26 @@ async def test_a_stop_sequence_is_not_part_of_the_answer(scheduler: ScriptedSche
     *deltas, done = await scheduler.frames(await scheduler.run(body))
     assert ", 7" not in done["result"]["text"]
     assert "".join(delta["text"] for delta in deltas) == done["result"]["text"]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+async def test_an_answer_ends_where_its_budget_does(
+    scheduler: ScriptedScheduler, worker: InProcess, chat: bool
+) -> None:
+    text = "The quick brown fox jumps over the lazy dog. " * 4
+    body = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+    headers = partial(scheduler.headers, "chat" if chat else "complete")
+    free = (await scheduler.frames(await scheduler.run({**body, "max_tokens": 8}, headers())))[-1]
+    prompt_tokens = free["usage"]["prompt_tokens"]
+    assert free["usage"]["completion_tokens"] == 8
+    limited = replace(headers(), budget_tokens=prompt_tokens + 3)
+    done = (await scheduler.frames(await scheduler.run({**body, "max_tokens": 8}, limited)))[-1]
+    assert done["result"]["finish_reason"] == "length"
+    assert done["usage"]["prompt_tokens"] + done["usage"]["completion_tokens"] == prompt_tokens + 3
+    spent = replace(headers(), budget_tokens=prompt_tokens)
+    error = (await scheduler.frames(await scheduler.run(body, spent)))[-1]["error"]
+    assert (error["code"], error["retryable"]) == ("quota.exhausted", True)
+    assert str(prompt_tokens) in error["message"]
 
 
 @pytest.mark.parametrize(

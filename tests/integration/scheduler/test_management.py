@@ -91,6 +91,8 @@ async def test_the_policy_is_changed_while_calls_wait(
         "before": "aios",
         "after": "fifo",
         "tenant_weights": {},
+        "queue_per_tenant": 1000,
+        "queue_total": 10_000,
     }
     for number in range(3):
         await worker.done(await worker.run(number))
@@ -109,6 +111,8 @@ async def test_what_an_operator_chose_outlives_the_scheduler(
             "after": "las",
             "tenant_weights": {"acme": 3.0},
             "flood_share": 1.5,
+            "queue_per_tenant": 1000,
+            "queue_total": 10_000,
         }
         result = (await caller.call("scheduler", "policy", {"flood_share": 0}))["result"]
         assert "flood_share" not in result, "0 takes the bound away"

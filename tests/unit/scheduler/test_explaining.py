@@ -73,7 +73,7 @@ def test_how_much_memory_it_lacks() -> None:
 
 def test_that_its_tenant_floods() -> None:
     bench = CoreBench("aios")
-    bench.core.assignment.isolation.share = 1.0
+    bench.pool.assignment.isolation.share = 1.0
     hello(bench, kv_tokens=20_000)
     light = call_of(bench, 0, tenant="light")
     flood = [call_of(bench, number, tenant="flood") for number in range(1, 20)]

@@ -10,6 +10,7 @@ from aios_proto.messages.scheduler import PolicyName, QueueLimits
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import ModelCall
 from aios_scheduler.core.commands import Command, Dispatch
+from aios_scheduler.core.configuration import PoolConfiguration
 from aios_scheduler.core.events import Arrived, RunEnded, WorkerSeen
 
 WORKER = ("default", "w1")
@@ -19,7 +20,8 @@ class Served:
     """A core with one worker; calls take as many tokens as the test says."""
 
     def __init__(self, policy: PolicyName = "fair", *, slots: int = 2, weights: dict[str, float] | None = None) -> None:
-        self.core = SchedulerCore(policy, QueueLimits(per_tenant=10_000, per_pool=100_000), weights)
+        limits = QueueLimits(per_tenant=10_000, per_pool=100_000)
+        self.core = SchedulerCore(PoolConfiguration(policy, limits, weights or {}))
         self.now = START
         self.sizes: dict[str, tuple[int, int]] = {}
         self.running: list[str] = []
@@ -113,7 +115,7 @@ def test_backlogged_tenants_stay_within_the_bound_of_the_virtual_token_counter(
         served.arrive(names[number % tenants], number, prompt, output)
     bound = 2 * largest * (slots + 1)
     for _ in range(30 * tenants):
-        if any(served.core.queue.waits_of(name) == 0 for name in names):
+        if any(served.core.pools.get("default").queue.waits_of(name) == 0 for name in names):
             break
         served.end_one(draw.randrange(slots))
         got = [served.service.get(name, 0.0) for name in names]
@@ -124,4 +126,4 @@ def test_the_counter_ends_at_what_was_really_served() -> None:
     served = Served()
     served.arrive("acme", 1, 1000, 70)
     served.end_one()
-    assert served.core.accounts.tenant("acme").counter == 1000 + 2 * 70
+    assert served.core.pools.get("default").accounts.tenant("acme").counter == 1000 + 2 * 70

@@ -38,15 +38,15 @@ def test_changing_the_policy_reorders_what_waits_and_loses_nothing() -> None:
     bench.worker()
     for name, priority in (("running", 5), ("low", 1), ("high", 9), ("middle", 5)):
         bench.call(name, priority=priority)
-    assert bench.core.use_policy("priority") == "fifo"
+    bench.configure(policy="priority")
     assert run_all(bench, 4) == ["running", "high", "middle", "low"]
 
 
 def test_a_policy_that_does_not_exist_is_refused_and_the_one_in_force_stays() -> None:
     bench = CoreBench()
     with pytest.raises(InvalidRequest, match="aios, edf, fair, fifo, las, priority, rr"):
-        bench.core.use_policy("lottery")  # type: ignore[arg-type]
-    assert bench.core.queue.policy.name == "priority"
+        bench.configure(policy="lottery")
+    assert bench.pool.queue.policy.name == "priority"
 
 
 def test_calls_spread_over_the_workers_by_free_share() -> None:
@@ -57,7 +57,7 @@ def test_calls_spread_over_the_workers_by_free_share() -> None:
         bench.call(f"c{n}")
     workers = [command.worker[1] for command in bench.take(Dispatch)]
     assert sorted(workers) == ["large", "large", "large", "small"]
-    assert bench.core.queue.by_tenant == {}
+    assert bench.pool.queue.by_tenant == {}
 
 
 def test_a_worker_is_never_given_more_than_it_asked_for() -> None:
@@ -118,7 +118,7 @@ def test_many_cancelled_calls_do_not_pile_up_behind_a_waiting_one() -> None:
     bench.call("first")
     for n in range(5000):
         bench.cancel(bench.call(f"c{n}", priority=1))
-    lanes = bench.core.queue._lanes.values()
+    lanes = bench.pool.queue._lanes.values()
     assert sum(len(flow) for lane in lanes for flow in lane.flows.values()) < 1100
     assert len(bench.core.endings._watched) < 1100
     bench.worker()

@@ -3,7 +3,7 @@
 from support.scheduler_core import CoreBench
 
 from aios_proto.errors import QueueFull
-from aios_scheduler.core import queue
+from aios_scheduler.core import pools
 from aios_scheduler.core.commands import Dispatch, Refuse
 
 
@@ -34,7 +34,7 @@ def test_the_queue_as_a_whole_is_bounded() -> None:
 
 def test_bodies_waiting_in_memory_are_bounded() -> None:
     bench = CoreBench()
-    bench.call("huge", size_bytes=queue.MAX_QUEUED_BYTES - 10)
+    bench.call("huge", size_bytes=pools.MAX_QUEUED_BYTES - 10)
     bench.call("one too many", size_bytes=11)
     refused(bench)
     bench.call("fits", size_bytes=10)
@@ -90,5 +90,5 @@ def test_the_same_call_twice_counts_once() -> None:
     bench = CoreBench()
     bench.call("same")
     bench.call("same")
-    assert len(bench.core.queue) == 1
+    assert len(bench.pool.queue) == 1
     assert bench.refusals() == {}

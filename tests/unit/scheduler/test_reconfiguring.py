@@ -16,7 +16,7 @@ def test_other_weights_change_who_comes_next_and_lose_no_call() -> None:
     for number in range(6):
         bench.call(f"gold{number}", tenant="gold")
         bench.call(f"plain{number}", tenant="plain")
-    bench.core.use_weights({"gold": 1000.0})
+    bench.configure(weights={"gold": 1000.0})
     for _ in range(12):
         running = next(call for call in bench.core.calls.values() if call.worker is not None)
         bench.ended(running)
@@ -30,12 +30,12 @@ def test_a_bound_set_while_calls_run_counts_what_runs_already() -> None:
     bench.worker(limit=20)
     light = bench.call("light", tenant="light")
     flood = [bench.call(f"flood{number}", tenant="flood") for number in range(12)]
-    bench.core.use_flood_share(1.0)
+    bench.configure(flood_share=1.0)
     late = bench.call("late", tenant="flood")
     assert not runs(late), "it has more running than the light tenant"
     for call in flood:
         bench.ended(call)
     assert runs(late)
     bench.ended(light)
-    bench.core.use_flood_share(None)
+    bench.configure(flood_share=None)
     assert runs(bench.call("free", tenant="flood"))

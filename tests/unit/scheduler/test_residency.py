@@ -4,10 +4,11 @@ import math
 
 from support.scheduler_core import START
 
-from aios_proto.messages.scheduler import PolicyName, QueueLimits
+from aios_proto.messages.scheduler import PolicyName
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import ModelCall
 from aios_scheduler.core.commands import Dispatch, Preempt, Refuse
+from aios_scheduler.core.configuration import PoolConfiguration
 from aios_scheduler.core.events import Arrived, Event, RunEnded, RunReturned, Tick, WorkerLeft, WorkerSeen
 from aios_scheduler.core.learnt import NEVER_S, Gaps
 
@@ -18,7 +19,7 @@ class House:
     def __init__(
         self, *kv_tokens: int, policy: PolicyName = "aios", can_preempt: bool = False, slots: int = 100
     ) -> None:
-        self.core = SchedulerCore(policy, QueueLimits(per_tenant=1000, per_pool=1000))
+        self.core = SchedulerCore(PoolConfiguration(policy))
         self.now = START
         self.where: dict[str, str] = {}
         self.stopped: list[str] = []

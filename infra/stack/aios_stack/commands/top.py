@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aios_proto.messages.scheduler import StateResult, TenantInfo, WaitingInfo, WorkerInfo
+from aios_proto.messages.scheduler import PoolInfo, StateResult, TenantInfo, WaitingInfo, WorkerInfo
 from aios_stack.commands.operator_call import operator_of
 from aios_stack.commands.options import data_option, output
 
@@ -54,12 +54,22 @@ async def _watch(url: str, token: str, interval: float, console: Console) -> Non
 def _shown(state: StateResult) -> Group:
     counts = f"{state.running} run, {state.queued} wait, {state.held} wait for other calls"
     head = Text(f"policy {state.policy}, scheduler {state.instance} (fence {state.fence}): {counts}")
-    parts: list[Text | Table] = [head, Text(), _workers(state.workers)]
+    parts: list[Text | Table] = [head, Text(), _pools(state.pools), Text(), _workers(state.workers)]
     if state.tenants:
         parts += [Text(), _tenants(state.tenants)]
     if state.waiting:
         parts += [Text(), _waiting(state.waiting)]
     return Group(*parts)
+
+
+def _pools(pools: list[PoolInfo]) -> Table:
+    table = Table("POOL", "POLICY", "WORKERS", "RUN", "WAIT", "OF AT MOST", "FLOOD SHARE", box=None, pad_edge=False)
+    for each in pools:
+        share = "-" if each.flood_share is None else f"{each.flood_share:g}"
+        bounds = f"{each.queue_total}, {each.queue_per_tenant} of a tenant"
+        counts = (str(each.workers), str(each.running), str(each.queued))
+        table.add_row(*map(Text, (each.pool, each.policy, *counts, bounds, share)))
+    return table
 
 
 def _workers(workers: list[WorkerInfo]) -> Table:
@@ -74,19 +84,19 @@ def _workers(workers: list[WorkerInfo]) -> Table:
 
 
 def _tenants(tenants: list[TenantInfo]) -> Table:
-    table = Table("TENANT", "WEIGHT", "SERVED", "WAIT", "RUN", box=None, pad_edge=False)
+    table = Table("TENANT", "POOL", "WEIGHT", "SERVED", "WAIT", "RUN", box=None, pad_edge=False)
     for each in tenants:
-        row = (each.tenant, f"{each.weight:g}", f"{each.counter:.0f}", str(each.queued), str(each.running))
-        table.add_row(*map(Text, row))
+        counts = (f"{each.counter:.0f}", str(each.queued), str(each.running))
+        table.add_row(*map(Text, (each.tenant, each.pool, f"{each.weight:g}", *counts)))
     return table
 
 
 def _waiting(waiting: list[WaitingInfo]) -> Table:
-    table = Table("CALL", "AGENT", "PRIORITY", "WAITED", "DEADLINE", "TOKENS", "WHY", box=None, pad_edge=False)
+    table = Table("CALL", "AGENT", "POOL", "PRIORITY", "WAITED", "DEADLINE", "TOKENS", "WHY", box=None, pad_edge=False)
     for each in waiting:
         deadline = "-" if each.deadline_in_s is None else f"in {each.deadline_in_s:.1f} s"
         agent = f"{each.tenant}.{each.agent}"
         waited = f"{each.waited_s:.1f} s"
-        row = (each.id, agent, str(each.priority), waited, deadline, str(each.needs_tokens), each.why)
+        row = (each.id, agent, each.pool, str(each.priority), waited, deadline, str(each.needs_tokens), each.why)
         table.add_row(*map(Text, row))
     return table

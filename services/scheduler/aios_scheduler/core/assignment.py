@@ -15,7 +15,7 @@ from aios_scheduler.core.placement import SPREAD_SHARE, by_load, fullness, home_
 from aios_scheduler.core.preemption import cheapest_stop, outranked, over_quantum
 from aios_scheduler.core.queue import CallQueue
 from aios_scheduler.core.residency import Residency
-from aios_scheduler.core.workers import Worker, WorkerTable
+from aios_scheduler.core.workers import PoolWorkers, Worker
 
 RECOMPUTE_S_PER_TOKEN = 5e-5
 """What a kept context saves: 25 µs of a GPU for each prompt token, and as much again for the wait for a new place."""
@@ -28,12 +28,16 @@ URGENT_SHARE = 1.04
 
 
 class Assignment:
-    """Waiting and running calls, and the workers they compete for."""
+    """A pool's waiting and running calls, and the workers they compete for.
+
+    Attributes:
+        stirred: something has happened since the last `dispatch` that may let a waiting call run.
+    """
 
     def __init__(
         self,
         queue: CallQueue,
-        workers: WorkerTable,
+        workers: PoolWorkers,
         calls: dict[str, ModelCall],
         accounts: Accounts,
         learnt: Learnt,
@@ -47,12 +51,14 @@ class Assignment:
         self.isolation = isolation
         self.residency = Residency()
         self.deadlines = Deadlines()
+        self.stirred = True
         self._urgent_in_a_row = 0
         # The first call for a model, where no worker had room for it: only changed workers need be asked again.
         self._without_room: dict[str, ModelCall] = {}
 
     def enqueue(self, call: ModelCall) -> None:
         """A call may run from now on."""
+        self.stirred = True
         call.state, call.worker = CallState.QUEUED, None
         call.needs = self.needs(call)
         home = home_of(call.program_id, self.residency) if self.queue.policy.keeps_residents else None
@@ -84,6 +90,7 @@ class Assignment:
 
     def leave(self, call: ModelCall, now: float, context_tokens: int | None = None, keep_s: float = 0.0) -> None:
         """A call runs no more; its program keeps its place for `keep_s` seconds."""
+        self.stirred = True
         if call.worker is not None and call.reserved:
             self.residency.end(call.worker, call.program_id, call.reserved, context_tokens, now + keep_s)
             self.isolation.started(call.tenant, -call.reserved)
@@ -97,6 +104,7 @@ class Assignment:
 
     def worker_gone(self, worker: Worker) -> None:
         """A worker is gone with its memory: calls that waited for it may go to any other."""
+        self.stirred = True
         self.residency.drop_worker(worker.id)
         self.queue.unpark()
         while (call := self.queue.first_at(worker.id)) is not None:
@@ -159,6 +167,7 @@ class Assignment:
 
     def dispatch(self, now: float, commands: list[Command]) -> None:
         """Gives out as many waiting calls as find room."""
+        self.stirred = False
         self.residency.expire(now)
         if self.queue.parked:
             self._without_room.clear()
@@ -177,6 +186,7 @@ class Assignment:
 
     def look_again(self) -> None:
         """Time has passed, or an order was given: every worker is worth a look."""
+        self.stirred = True
         self.residency.changed.update(worker.id for worker in self.workers)
         self._without_room.clear()
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from aios_scheduler.core.configuration import DEFAULT_POOL
+
 if TYPE_CHECKING:
     from aios_scheduler.core.accounting import Program
 
@@ -42,6 +44,8 @@ class ModelCall:
         key: `<tenant>.<agent>.<id>`.
         id: the caller's own id for it.
         program: the agent run it belongs to, unique within its agent.
+        pool: where it waits; the one it names, if it is `bound`.
+        bound: it may run in that pool alone.
         operation: `chat` or `complete`.
         model: the model asked for; None is any.
         priority: 0 to 9, 9 first.
@@ -57,6 +61,7 @@ class ModelCall:
         keep: and what it has made kept.
         has_deadline: the caller named the deadline, so it is worth meeting; else it is only the longest life of a call.
         max_tokens: tokens it may generate; 0 where the caller names no limit.
+        budget_tokens: tokens that are left of its tightest quota, its own included; None where nothing limits it.
         resumable: it may be preempted: what it has made can be gone on from.
         after: keys of calls that must have ended before it starts.
         step: the how-manieth call of its program it is, from 0.
@@ -89,6 +94,8 @@ class ModelCall:
     arrived: float
     durable: bool
     size_bytes: int
+    pool: str = DEFAULT_POOL
+    bound: bool = False
     order: int = 0
     attempt: int = 0
     failures: int = 0
@@ -99,6 +106,7 @@ class ModelCall:
     keep: bool = field(default=False)
     has_deadline: bool = False
     max_tokens: int = 0
+    budget_tokens: int | None = None
     resumable: bool = True
     after: tuple[str, ...] = ()
     step: int = 0
@@ -129,8 +137,9 @@ class ModelCall:
 
     @property
     def reserve_tokens(self) -> int:
-        """KV an engine sets aside for it: its prompt and all it may generate."""
-        return self.prompt_tokens + (self.max_tokens or DEFAULT_MAX_TOKENS)
+        """KV an engine sets aside for it: its prompt and all it may generate, or may pay for."""
+        tokens = self.prompt_tokens + (self.max_tokens or DEFAULT_MAX_TOKENS)
+        return tokens if self.budget_tokens is None else min(tokens, max(self.prompt_tokens + 1, self.budget_tokens))
 
     @property
     def work(self) -> float:

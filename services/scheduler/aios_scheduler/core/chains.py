@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from aios_proto.errors import AiosError, DependencyCycle, DependencyFailed
-from aios_scheduler.core.assignment import Assignment
 from aios_scheduler.core.call import CallState, ModelCall
 from aios_scheduler.core.dependencies import UNKNOWN_GRACE_S, Dependencies
-from aios_scheduler.core.queue import CallQueue
+from aios_scheduler.core.pools import Pools
 
 
 class Chains:
@@ -14,14 +13,12 @@ class Chains:
 
     Args:
         calls: all open calls by their keys.
-        queue: those of them that may run.
-        assignment: puts calls into the queue.
+        pools: those of them that may run.
     """
 
-    def __init__(self, calls: Mapping[str, ModelCall], queue: CallQueue, assignment: Assignment) -> None:
+    def __init__(self, calls: Mapping[str, ModelCall], pools: Pools) -> None:
         self._calls = calls
-        self._queue = queue
-        self._assignment = assignment
+        self._pools = pools
         self._dependencies = Dependencies()
         self._unresolved: dict[str, float] = {}
 
@@ -70,8 +67,9 @@ class Chains:
                 continue
             awaited.path_work = awaited.work + waiter.path_work
             if awaited.state is CallState.QUEUED:
-                self._queue.remove(awaited)
-                self._assignment.enqueue(awaited)
+                pool = self._pools.of(awaited)
+                pool.queue.remove(awaited)
+                pool.assignment.enqueue(awaited)
 
     def drop(self, key: str) -> None:
         """A call has ended, and waits for nothing any more."""

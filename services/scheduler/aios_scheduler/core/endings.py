@@ -7,12 +7,10 @@ answered).
 import heapq
 
 from aios_proto.errors import AiosError, DeadlineExceeded, EngineFailed
-from aios_scheduler.core.accounting import Accounts
-from aios_scheduler.core.assignment import Assignment
 from aios_scheduler.core.call import CallState, ModelCall
 from aios_scheduler.core.chains import Chains
 from aios_scheduler.core.commands import CancelRun, Command, Forget, Refuse
-from aios_scheduler.core.queue import CallQueue
+from aios_scheduler.core.pools import Pools
 from aios_scheduler.core.workers import WorkerTable
 
 DEADLINE_GRACE_S = 1.0
@@ -21,7 +19,6 @@ DEADLINE_GRACE_S = 1.0
 DEADLINE_LIMIT_S = 3.0
 """So long after its deadline a call that no worker has ended is ended by the scheduler."""
 
-_RETRY_AFTER_BOUNDS_S = (0.5, 30.0)
 _COMPACT_ABOVE = 1000
 
 
@@ -30,40 +27,27 @@ class Endings:
 
     Args:
         calls: all open calls by their keys; those that end are taken out.
-        queue: those that may run.
+        pools: those that may run, and puts there what is free now.
         workers: those that run them.
         chains: those that wait for others.
-        assignment: puts what is free now into the queue.
-        accounts: programs and tenants.
     """
 
     def __init__(
         self,
         calls: dict[str, ModelCall],
-        queue: CallQueue,
+        pools: Pools,
         workers: WorkerTable,
         chains: Chains,
-        assignment: Assignment,
-        accounts: Accounts,
     ) -> None:
         self._calls = calls
-        self._queue = queue
+        self._pools = pools
         self._workers = workers
         self._chains = chains
-        self._assignment = assignment
-        self._accounts = accounts
         self._watched: list[tuple[float, int, str]] = []
-        self._seconds_per_call = 1.0
-        self._last_end: float | None = None
 
     def next_deadline(self) -> float | None:
         """When the next call must be looked at (Unix seconds)."""
         return self._watched[0][0] if self._watched else None
-
-    def retry_after_s(self) -> float:
-        """When a caller may try again for whom there is no room: when about half of those waiting have ended."""
-        low, high = _RETRY_AFTER_BOUNDS_S
-        return round(min(high, max(low, self._seconds_per_call * len(self._queue) / 2)), 1)
 
     def watch(self, call: ModelCall, time: float) -> None:
         """Looks at an open call again at that time (Unix seconds)."""
@@ -105,10 +89,7 @@ class Endings:
         if call.worker is not None and (worker := self._workers.get(call.worker)) is not None:
             worker.free(call.key)
         self._close(call, now)
-        if self._last_end is not None:
-            gap = max(0.0, now - self._last_end)
-            self._seconds_per_call += 0.1 * (gap - self._seconds_per_call)
-        self._last_end = now
+        self._pools.of(call).call_ended(now)
         commands.append(Forget(call, call.worker))
         self.release(call.key, now, commands, None if succeeded else EngineFailed("it ended with an error"))
 
@@ -116,7 +97,7 @@ class Endings:
         """A call has ended: those that waited for it may start, or fail with it."""
         if failure is None:
             for call in self._chains.succeeded(key):
-                self._assignment.enqueue(call)
+                self._pools.enqueue(call, now)
         else:
             for call, error in self._chains.failed(key, failure):
                 self.refuse(call, error, now, commands)
@@ -127,8 +108,5 @@ class Endings:
 
     def _close(self, call: ModelCall, now: float) -> None:
         self._calls.pop(call.key, None)
-        self._queue.remove(call)
         self._chains.drop(call.key)
-        self._assignment.close_promise(call)
-        self._assignment.leave(call, now)
-        self._accounts.closed(call, now)
+        self._pools.of(call).give_away(call, now)

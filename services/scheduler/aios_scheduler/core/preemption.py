@@ -62,7 +62,7 @@ def over_quantum(
 def outranked(
     worker: Worker, calls: Mapping[str, ModelCall], queue: CallQueue, first: ModelCall, now: float
 ) -> ModelCall | None:
-    """A call of a full worker whose priority is lower than that of `first`, by a policy that heeds priorities.
+    """A call of a full worker whose priority is lower than that of `first`, and that the policy ranks behind it.
 
     The lowest of them, and of those the one that would run longest; none while another is being stopped.
     """

@@ -1,7 +1,8 @@
 """The bounded queue of waiting calls, in the policy's order, in lanes of those that compete for the same workers.
 
 There is a lane for each model asked for, because a call for a model nobody serves now must not hold up those behind
-it, and one for each worker, for calls of programs that live there. Each operation costs O(log n); what has become
+it, apart for calls that are bound to this pool and calls that may go to another; and one for each worker, for calls of
+programs that live there. Each operation costs O(log n); what has become
 stale in a heap stays there until it comes up, or until it is the greater part of all.
 """
 
@@ -14,13 +15,10 @@ from aios_proto.messages.scheduler import QueueLimits
 from aios_scheduler.core.call import ModelCall, WorkerId
 from aios_scheduler.core.policies import Flow, Policy, Rank
 
-MAX_QUEUED_BYTES = 512 << 20
-"""Bodies of waiting calls held in memory, at the most."""
-
 _REBUILD_ABOVE = 1000
 
 LaneId = tuple[str, ...]
-"""`("model", name)`, `("any",)` or `("worker", pool, name)`."""
+"""`("free", model)`, `("free",)` for any model, the same with `"bound"`, or `("worker", pool, name)`."""
 
 
 class _Lane:
@@ -71,6 +69,11 @@ class CallQueue:
         return self._policy
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of the bodies of all waiting calls."""
+        return self._bytes
+
+    @property
     def by_tenant(self) -> dict[str, int]:
         """How many calls of each tenant wait."""
         return dict(self._by_tenant)
@@ -83,7 +86,7 @@ class CallQueue:
         """
         if self._by_tenant[call.tenant] >= self._limits.per_tenant:
             raise QueueFull(f"{self._limits.per_tenant} calls of this tenant wait already", retry_after_s=retry_after_s)
-        if len(self._calls) >= self._limits.per_pool or self._bytes + call.size_bytes > MAX_QUEUED_BYTES:
+        if len(self._calls) >= self._limits.per_pool:
             raise QueueFull(f"{len(self._calls)} calls wait already", retry_after_s=retry_after_s)
 
     def push(self, call: ModelCall, worker: WorkerId | None = None) -> None:
@@ -99,13 +102,13 @@ class CallQueue:
         call.flow, call.rank = self._policy.flow(call), self._policy.rank(call)
         if self._policy.overrides_deadlines and call.has_deadline:
             heapq.heappush(self._urgent, (call.latest_start, call.order, call.key))
-        self._enter(call, lane_of_model(call.model) if worker is None else ("worker", *worker))
+        self._enter(call, lane_of_model(call.model, bound=call.bound) if worker is None else ("worker", *worker))
         if self._entries > 2 * len(self._calls) + _REBUILD_ABOVE:
             self._rebuild()
 
     def move(self, call: ModelCall) -> None:
         """Its program has no home any more: any worker with its model may take it."""
-        self._enter(call, lane_of_model(call.model))
+        self._enter(call, lane_of_model(call.model, bound=call.bound))
 
     def remove(self, call: ModelCall) -> None:
         """Takes a call out, wherever it stands."""
@@ -118,7 +121,14 @@ class CallQueue:
 
     def first(self, model: str) -> ModelCall | None:
         """The call that runs next on a worker with this model: of those that name it and those that name none."""
-        named, any_model = self._head(("model", model)), self._head(("any",))
+        unbound, named, any_model = self.first_unbound(model), self._head(("bound", model)), self._head(("bound",))
+        if named is None and any_model is None:
+            return unbound
+        return min((call for call in (unbound, named, any_model) if call is not None), key=self.key)
+
+    def first_unbound(self, model: str) -> ModelCall | None:
+        """The same, of the calls that may also run in another pool."""
+        named, any_model = self._head(("free", model)), self._head(("free",))
         if named is None or any_model is None:
             return named or any_model
         return min(named, any_model, key=self.key)
@@ -189,6 +199,10 @@ class CallQueue:
             self.remove(call)
             self.push(call)
 
+    def limit_to(self, limits: QueueLimits) -> None:
+        """Other bounds from now on; what waits already goes on waiting."""
+        self._limits = limits
+
     def _enter(self, call: ModelCall, lane_id: LaneId) -> None:
         self._lane_of[call.key] = lane_id
         lane = self._lanes.get(lane_id)
@@ -247,6 +261,7 @@ class CallQueue:
         return None
 
 
-def lane_of_model(model: str | None) -> LaneId:
+def lane_of_model(model: str | None, *, bound: bool) -> LaneId:
     """The lane of calls that ask for a model, or for none."""
-    return ("any",) if model is None else ("model", model)
+    kind = "bound" if bound else "free"
+    return (kind,) if model is None else (kind, model)

@@ -6,13 +6,13 @@ A worker that is lost gives its calls back to the queue, at their old place.
 from collections.abc import Mapping
 
 from aios_proto.errors import AiosError, EngineFailed, SyscallCancelled, WorkerLost
-from aios_scheduler.core.assignment import Assignment
 from aios_scheduler.core.call import CallState, ModelCall, WorkerId
 from aios_scheduler.core.chains import Chains
 from aios_scheduler.core.commands import Adopt, CancelRun, CheckResult, Command
 from aios_scheduler.core.endings import Endings
 from aios_scheduler.core.events import RunEnded, RunReturned, WorkerSeen
-from aios_scheduler.core.queue import CallQueue
+from aios_scheduler.core.pool import Pool
+from aios_scheduler.core.pools import Pools
 from aios_scheduler.core.workers import Worker, WorkerTable
 
 MAX_ATTEMPTS = 4
@@ -29,27 +29,24 @@ class Runs:
 
     Args:
         calls: all open calls by their keys.
-        queue: those that may run.
+        pools: those that may run, and who runs where.
         workers: those that run them.
         chains: those that wait for others.
-        assignment: who runs where.
         endings: what becomes of a call that runs no more.
     """
 
     def __init__(
         self,
         calls: Mapping[str, ModelCall],
-        queue: CallQueue,
+        pools: Pools,
         workers: WorkerTable,
         chains: Chains,
-        assignment: Assignment,
         endings: Endings,
     ) -> None:
         self._calls = calls
-        self._queue = queue
+        self._pools = pools
         self._workers = workers
         self._chains = chains
-        self._assignment = assignment
         self._endings = endings
 
     def worker_seen(self, event: WorkerSeen, now: float, commands: list[Command]) -> None:
@@ -57,9 +54,11 @@ class Runs:
         known = self._workers.get(event.worker)
         if known is not None and known.incarnation != event.incarnation:
             self.worker_lost(known, now, commands)
-        worker = self._workers.seen(event, now)
-        self._assignment.residency.resize(worker.id, event.kv_tokens)
-        self._assignment.residency.touch(worker.id)
+        worker, changed = self._workers.seen(event, now)
+        assignment = self._pool_of(worker).assignment
+        assignment.residency.resize(worker.id, event.kv_tokens)
+        assignment.residency.touch(worker.id)
+        assignment.stirred = True
         self._adopt(worker, now, commands)
         for key in sorted(worker.running & worker.reported):
             call = self._calls.get(key)
@@ -74,9 +73,11 @@ class Runs:
                 self._run_lost(call, now, commands)
         for key, tokens in event.running.items():
             call = self._calls.get(key)
-            if call is not None:
-                self._assignment.progressed(worker, call, tokens, now)
-        self._assignment.slice(worker, now, commands)
+            if call is not None and call.worker == worker.id:
+                assignment.progressed(worker, call, tokens, now)
+        assignment.slice(worker, now, commands)
+        if changed:
+            self._pools.workers_changed(now)
 
     def worker_left(self, worker: WorkerId, incarnation: str, now: float, commands: list[Command]) -> None:
         """A worker said goodbye."""
@@ -87,15 +88,18 @@ class Runs:
     def worker_lost(self, worker: Worker, now: float, commands: list[Command]) -> None:
         """A worker is gone: its calls go back to where they were."""
         self._workers.remove(worker.id)
-        self._assignment.worker_gone(worker)
+        self._pool_of(worker).assignment.worker_gone(worker)
         for key in sorted(worker.running):
             call = self._calls.get(key)
             if call is not None:
                 self._run_lost(call, now, commands)
+        self._pools.workers_changed(now)
 
     def take_over(self, call: ModelCall, worker: Worker, now: float, commands: list[Command]) -> None:
         """A worker works already on a call that is known only now."""
-        self._assignment.run_on(worker, call, now)
+        pool = self._pool_of(worker)
+        self._pools.move(call, pool, now)
+        pool.assignment.run_on(worker, call, now)
         call.attempt = 0
         commands.append(Adopt(call, worker.id))
 
@@ -104,14 +108,15 @@ class Runs:
         call = self._calls.get(event.key)
         if (known := self._workers.get(event.worker)) is not None:
             known.free(event.key)
-            self._assignment.residency.touch(known.id)
+            self._touch(known)
         if call is None or (call.state is CallState.RUNNING and call.worker != event.worker):
             return
         # Also when it was taken for lost and waits again: its caller has the answer.
-        self._queue.remove(call)
+        pool = self._pools.of(call)
+        pool.queue.remove(call)
         if call.state is CallState.RUNNING:
-            self._assignment.ended(call, event, now, awaited=self._chains.is_awaited(call.key))
-            self._assignment.slot_free(call)
+            pool.assignment.ended(call, event, now, awaited=self._chains.is_awaited(call.key))
+            pool.assignment.slot_free(call)
         call.worker = event.worker
         self._endings.forget(call, now, commands, succeeded=event.succeeded)
 
@@ -122,19 +127,20 @@ class Runs:
         if worker is not None:
             if event.reason == "draining":
                 worker.ready = False
+                self._pools.workers_changed(now)
             elif event.reason in ("overloaded", "unavailable"):
                 worker.paused_until = max(worker.paused_until, now + max(event.retry_after_s, _OVERLOAD_PAUSE_S))
         if call is None or call.state is not CallState.RUNNING or call.worker != event.worker:
             if worker is not None and event.key not in worker.running:
                 worker.free(event.key)
-                self._assignment.residency.touch(worker.id)
+                self._touch(worker)
             return
         if call.attempt not in (event.attempt, 0):
             return  # of an earlier run there; this one goes on
         call.attempt = event.attempt
         if worker is not None:
             worker.free(event.key)
-        self._assignment.leave(call, now)
+        self._pools.of(call).assignment.leave(call, now)
         if event.reason == "failed":
             self._run_failed(call, EngineFailed(event.message or "the engine failed"), now, commands)
             return
@@ -157,13 +163,13 @@ class Runs:
         for key in sorted(worker.reported - worker.running):
             call = self._calls.get(key)
             if call is not None and call.state is CallState.QUEUED:
-                self._queue.remove(call)
+                self._pools.of(call).queue.remove(call)
                 self.take_over(call, worker, now, commands)
 
     def _run_lost(self, call: ModelCall, now: float, commands: list[Command]) -> None:
         if call.state is not CallState.RUNNING:
             return
-        self._assignment.leave(call, now)
+        self._pools.of(call).assignment.leave(call, now)
         if call.durable:
             call.state, call.worker = CallState.CHECKING, None
             commands.append(CheckResult(call))
@@ -182,4 +188,13 @@ class Runs:
         if call.cancelled:
             self._endings.refuse(call, SyscallCancelled("the call was cancelled"), now, commands)
         else:
-            self._assignment.enqueue(call)
+            self._pools.enqueue(call, now)
+
+    def _pool_of(self, worker: Worker) -> Pool:
+        return self._pools.get(worker.id[0])
+
+    def _touch(self, worker: Worker) -> None:
+        """A slot of a worker is free: it is worth another look."""
+        assignment = self._pool_of(worker).assignment
+        assignment.residency.touch(worker.id)
+        assignment.stirred = True

@@ -1,24 +1,20 @@
 """The scheduler's state machine: takes events in, lets each stage do its part, and returns what must be done.
 
-Decided elsewhere: how calls end (`endings`), what workers' reports mean (`runs`), who runs where (`assignment`), in
-what order (`policies`), what waits for what (`chains`).
+Each pool decides for itself who runs next (`policies`) and where (`assignment`). Decided elsewhere: in which pool a
+call waits (`pools`), how calls end (`endings`), what workers' reports mean (`runs`), what waits for what (`chains`).
 """
-
-from collections.abc import Mapping
 
 from aios_proto.errors import (
     AiosError,
     DeadlineUnmeetable,
     EngineFailed,
-    ModelUnknown,
     SyscallCancelled,
 )
-from aios_proto.messages.scheduler import PolicyName, QueueLimits
-from aios_scheduler.core.accounting import Accounts
-from aios_scheduler.core.assignment import Assignment
+from aios_proto.messages.scheduler import PolicyName
 from aios_scheduler.core.call import CallState, ModelCall, WorkerId
 from aios_scheduler.core.chains import Chains
 from aios_scheduler.core.commands import CancelRun, Command, Refuse
+from aios_scheduler.core.configuration import Configuration, PoolConfiguration
 from aios_scheduler.core.endings import Endings
 from aios_scheduler.core.events import (
     Arrived,
@@ -33,10 +29,8 @@ from aios_scheduler.core.events import (
     WorkerSeen,
 )
 from aios_scheduler.core.explaining import Explaining
-from aios_scheduler.core.isolation import Isolation
-from aios_scheduler.core.learnt import Learnt
-from aios_scheduler.core.policies import make_policy
-from aios_scheduler.core.queue import CallQueue
+from aios_scheduler.core.pool import Pool
+from aios_scheduler.core.pools import Pools
 from aios_scheduler.core.runs import Runs
 from aios_scheduler.core.workers import Worker, WorkerTable
 
@@ -45,33 +39,22 @@ class SchedulerCore:
     """Decides; see the package's docstring.
 
     Args:
-        policy: name of the ordering policy to start with.
-        limits: bounds of the queue.
-        weights: of tenants, 1 where none is given.
-        flood_share: see `isolation`; None sets no bound.
+        configuration: what holds in each pool, or in all of them.
     """
 
-    def __init__(
-        self,
-        policy: PolicyName,
-        limits: QueueLimits,
-        weights: Mapping[str, float] | None = None,
-        *,
-        flood_share: float | None = None,
-    ) -> None:
-        self.accounts = Accounts(weights or {})
-        self.learnt = Learnt()
-        self.queue = CallQueue(make_policy(policy, self.accounts, self.learnt), limits)
+    def __init__(self, configuration: Configuration | PoolConfiguration) -> None:
+        if isinstance(configuration, PoolConfiguration):
+            configuration = Configuration(configuration)
         self.workers = WorkerTable()
         self.calls: dict[str, ModelCall] = {}
-        isolation = Isolation(lambda tenant: self.accounts.tenant(tenant).weight, flood_share)
-        self.assignment = Assignment(self.queue, self.workers, self.calls, self.accounts, self.learnt, isolation)
-        self.chains = Chains(self.calls, self.queue, self.assignment)
-        self.endings = Endings(self.calls, self.queue, self.workers, self.chains, self.assignment, self.accounts)
-        self.runs = Runs(self.calls, self.queue, self.workers, self.chains, self.assignment, self.endings)
-        self.explaining = Explaining(self.assignment, self.chains)
+        self.pools = Pools(configuration, self.workers, self.calls)
+        self.chains = Chains(self.calls, self.pools)
+        self.endings = Endings(self.calls, self.pools, self.workers, self.chains)
+        self.runs = Runs(self.calls, self.pools, self.workers, self.chains, self.endings)
+        self.explaining = Explaining(self.pools, self.chains)
         self._hold_until = 0.0
         self._order = 0
+        self._drained = False
 
     def on_event(self, event: Event, now: float) -> list[Command]:
         """Takes one event in and returns what must be done about it, in order.
@@ -101,15 +84,16 @@ class SchedulerCore:
                     failure = None if succeeded else EngineFailed("it ended with an error")
                     self.endings.release(key, now, commands, failure)
             case Tick():
-                self.assignment.look_again()
+                self._look_again(now)
         self.endings.expire(now, commands)
         for worker in self.workers.silent(now):
             self.runs.worker_lost(worker, now, commands)
         for call, unknown in self.chains.give_up(now):
             self.endings.refuse(call, unknown, now, commands)
-        self.assignment.end_programs(now)
+        for pool in self.pools:
+            pool.assignment.end_programs(now)
         if now >= self._hold_until:
-            self.assignment.dispatch(now, commands)
+            self.pools.dispatch(now, commands)
         return commands
 
     def next_wake(self, now: float) -> float | None:
@@ -119,16 +103,11 @@ class SchedulerCore:
         silence = self.workers.next_silence()
         if silence is not None:
             times.append(silence)
-        if len(self.queue):
-            times += [worker.paused_until for worker in self.workers if worker.paused_until > now]
-            if self._hold_until > now:
-                times.append(self._hold_until)
-            urgent = self.queue.next_urgent()
-            if urgent is not None and urgent > now:
-                times.append(urgent)
-            expiry = self.assignment.residency.next_expiry(now)
-            if expiry is not None:
-                times.append(expiry)
+        for pool in self.pools:
+            if len(pool.queue):
+                times += pool.next_wakes(now)
+        if self._hold_until > now and self.pools.queued():
+            times.append(self._hold_until)
         give_up = self.chains.next_giving_up()
         if give_up is not None:
             times.append(give_up)
@@ -138,34 +117,25 @@ class SchedulerCore:
         """Dispatches nothing before `time` (Unix seconds): a scheduler that starts first hears what runs already."""
         self._hold_until = time
 
-    def use_policy(self, name: PolicyName) -> PolicyName:
-        """Orders the queue by another policy from now on; returns the one before.
+    def configure(self, configuration: Configuration) -> None:
+        """Decides by this from now on; no call is lost.
 
         Raises:
-            InvalidRequest: there is none of that name.
+            InvalidRequest: there is no policy of a name.
         """
-        before = self.queue.policy.name
-        self.queue.use(make_policy(name, self.accounts, self.learnt))
-        self.assignment.look_again()
-        return before
-
-    def use_weights(self, weights: Mapping[str, float]) -> None:
-        """Serves tenants by these weights from now on; 1 where none is given."""
-        self.accounts.use_weights(weights)
-        self.use_flood_share(self.assignment.isolation.share)
-        self.use_policy(self.queue.policy.name)
-
-    def use_flood_share(self, share: float | None) -> None:
-        """Holds tenants that flood to so much from now on; see `isolation`."""
-        self.assignment.isolation.use(share, self.calls.values())
-        self.assignment.look_again()
+        self.pools.configure(configuration)
 
     def drain(self, worker: WorkerId, *, drain: bool) -> Worker | None:
-        """Gives a worker no new calls, or some again; None if there is no such worker."""
+        """Gives a worker no new calls, or some again, from the next event on; None if there is no such worker."""
         known = self.workers.get(worker)
         if known is not None:
             known.draining = drain
+            self._drained = True
         return known
+
+    def policy_of(self, call: ModelCall) -> PolicyName:
+        """Name of the policy by which a call is ordered."""
+        return self.pools.configuration.of(call.pool).policy
 
     def calls_of(self, tenant: str, agent: str) -> list[ModelCall]:
         """An agent's open calls, the oldest first."""
@@ -182,51 +152,40 @@ class SchedulerCore:
         running_on = self.workers.reporting(call.key) if recovered else None
         missing: list[str] = []
         try:
+            if not recovered and now >= self._hold_until:
+                self.pools.check(call, now)
+            pool = self.pools.get(running_on.id[0]) if running_on is not None else self.pools.choose(call)
+            call.pool = pool.name
             if not recovered:
-                self._check_model(call, now)
-                self.queue.check_room(call, self.endings.retry_after_s())
+                self.pools.check_room(call)
             if running_on is None:
                 missing = self.chains.missing(call)
-            self._estimate(call)
+            pool.estimate(call)
             if call.has_deadline and not recovered:
-                self._check_deadline(call, now)
+                _check_deadline(pool, call, now)
         except AiosError as error:
-            self.accounts.refused(call)
+            self.pools.refused(call)
             commands.append(Refuse(call, error))
             self.endings.release(call.key, now, commands, error)
             return
         self.calls[call.key] = call
-        self.accounts.opened(call)
-        self.assignment.came_back(call)
-        self.assignment.isolation.asked(call.tenant, call.work, now)
+        pool.take_in(call, now)
         self.endings.watch(call, call.deadline)
         if running_on is not None:
             self.runs.take_over(call, running_on, now, commands)
         elif missing:
             self.chains.hold(call, missing, now)
         else:
-            self.assignment.enqueue(call)
+            self.pools.enqueue(call, now)
 
-    def _estimate(self, call: ModelCall) -> None:
-        call.step = self.accounts.program(call).calls
-        call.prompt_tokens = self.learnt.prompt_tokens(call)
-        call.expected_output = self.learnt.expected_output(call)
-        call.path_work = call.work
-        call.needs = self.assignment.needs(call)
-        if call.has_deadline:
-            call.latest_start = self.assignment.deadlines.latest_start(call)
-
-    def _check_deadline(self, call: ModelCall, now: float) -> None:
-        if not self.queue.policy.overrides_deadlines:
-            return
-        if not self.assignment.deadlines.can_meet(call, now):
-            left = call.deadline - now
-            raise DeadlineUnmeetable(f"the deadline in {left:.1f} s cannot be met with the work promised before it")
-        self.assignment.promise(call)
-
-    def _check_model(self, call: ModelCall, now: float) -> None:
-        if call.model is not None and now >= self._hold_until and self.workers.is_unknown(call.model, now):
-            raise ModelUnknown(f"no worker serves a model {call.model!r}", field="model")
+    def _look_again(self, now: float) -> None:
+        """Time has passed, or an operator has spoken."""
+        for pool in self.pools:
+            pool.assignment.look_again()
+        if self._drained:
+            self._drained = False
+            self.pools.workers_changed(now)
+        self.pools.forget_unused(now)
 
     def _cancel(self, key: str, keep: bool, now: float, commands: list[Command]) -> None:
         call = self.calls.get(key)
@@ -237,3 +196,12 @@ class SchedulerCore:
             self.endings.refuse(call, SyscallCancelled("the call was cancelled while it waited"), now, commands)
         elif call.state is CallState.RUNNING and call.worker is not None:
             commands.append(CancelRun(call, call.worker, "paused" if keep else "cancelled"))
+
+
+def _check_deadline(pool: Pool, call: ModelCall, now: float) -> None:
+    if not pool.queue.policy.overrides_deadlines:
+        return
+    if not pool.assignment.deadlines.can_meet(call, now):
+        left = call.deadline - now
+        raise DeadlineUnmeetable(f"the deadline in {left:.1f} s cannot be met with the work promised before it")
+    pool.assignment.promise(call)

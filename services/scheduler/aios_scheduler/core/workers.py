@@ -84,14 +84,11 @@ class Worker:
         self.in_use = len(self.running) + len(self.foreign)
 
 
-class WorkerTable:
-    """All live workers."""
+class PoolWorkers:
+    """The live workers of one pool."""
 
     def __init__(self) -> None:
         self._workers: dict[WorkerId, Worker] = {}
-        self._served: dict[str, float] = {}
-        # No worker is silent before this time: they were all heard of later than it says.
-        self._silence_from = 0.0
 
     def __iter__(self) -> Iterator[Worker]:
         return iter(self._workers.values())
@@ -103,31 +100,96 @@ class WorkerTable:
         """The worker of that name, if it lives."""
         return self._workers.get(worker)
 
-    def seen(self, event: WorkerSeen, now: float) -> Worker:
-        """Takes a heartbeat in. The caller has dealt with an older incarnation before."""
+    def add(self, worker: Worker) -> None:
+        """A worker came."""
+        self._workers[worker.id] = worker
+
+    def remove(self, worker: WorkerId) -> None:
+        """A worker is gone."""
+        self._workers.pop(worker, None)
+
+    def with_room(self, now: float) -> list[Worker]:
+        """Those that may be given a call now."""
+        # As `Worker.takes_more`, without a call for each: this is asked with every event.
+        return [
+            worker
+            for worker in self._workers.values()
+            if worker.in_use < worker.limit and worker.ready and not worker.draining and now >= worker.paused_until
+        ]
+
+
+class WorkerTable:
+    """All live workers."""
+
+    def __init__(self) -> None:
+        self._workers: dict[WorkerId, Worker] = {}
+        self._pools: dict[str, PoolWorkers] = {}
+        self._served: dict[tuple[str, str], float] = {}
+        # No worker is silent before this time: they were all heard of later than it says.
+        self._silence_from = 0.0
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers.values())
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def of_pool(self, pool: str) -> PoolWorkers:
+        """Those of one pool, now and later."""
+        found = self._pools.get(pool)
+        if found is None:
+            found = self._pools[pool] = PoolWorkers()
+        return found
+
+    def get(self, worker: WorkerId) -> Worker | None:
+        """The worker of that name, if it lives."""
+        return self._workers.get(worker)
+
+    def seen(self, event: WorkerSeen, now: float) -> tuple[Worker, bool]:
+        """Takes a heartbeat in. The caller has dealt with an older incarnation before.
+
+        Returns:
+            The worker, and whether it takes other calls than before: it is new, or has another model or state.
+        """
         worker = self._workers.get(event.worker)
+        changed = worker is None or (worker.model, worker.ready) != (event.model, event.ready)
         if worker is None:
             worker = self._workers[event.worker] = Worker(
                 event.worker, event.incarnation, event.model, event.limit, event.ready, now
             )
+            self.of_pool(event.worker[0]).add(worker)
         worker.model, worker.limit, worker.ready, worker.seen = event.model, event.limit, event.ready, now
         worker.max_input_tokens, worker.max_total_tokens = event.max_input_tokens, event.max_total_tokens
         worker.kv_tokens, worker.can_preempt = event.kv_tokens, event.can_preempt
         worker.reports(event.running)
-        self._served[worker.model] = now
-        return worker
+        self._served[event.worker[0], worker.model] = now
+        return worker, changed
 
     def remove(self, worker: WorkerId) -> Worker | None:
         """Forgets a worker and returns what was known of it."""
+        self.of_pool(worker[0]).remove(worker)
         return self._workers.pop(worker, None)
 
-    def is_unknown(self, model: str, now: float) -> bool:
-        """Whether workers live, and none has served this model for `MODEL_MEMORY_S`. Without workers nobody knows."""
-        if not self._workers or any(worker.model == model for worker in self):
+    def is_unknown(self, model: str, pool: str | None, now: float) -> bool:
+        """Whether workers live, in that pool if one is named, and none has served this model for `MODEL_MEMORY_S`.
+
+        Without workers nobody knows.
+        """
+        asked = [worker for worker in self if pool in (None, worker.id[0])]
+        if not asked or any(worker.model == model for worker in asked):
             return False
-        for gone in [name for name, seen in self._served.items() if now - seen > MODEL_MEMORY_S]:
+        for gone in [served for served, seen in self._served.items() if now - seen > MODEL_MEMORY_S]:
             del self._served[gone]
-        return model not in self._served
+        return not any(served == model and pool in (None, where) for where, served in self._served)
+
+    def remembers(self, pool: str, now: float) -> bool:
+        """Whether a pool has workers, or had within `MODEL_MEMORY_S`."""
+        return any(where == pool and now - seen <= MODEL_MEMORY_S for (where, _), seen in self._served.items())
+
+    def drop_pool(self, pool: str) -> None:
+        """Forgets a pool that has no workers."""
+        if not self._pools.get(pool):
+            self._pools.pop(pool, None)
 
     def silent(self, now: float) -> list[Worker]:
         """Workers not heard of for too long."""
@@ -143,12 +205,3 @@ class WorkerTable:
     def reporting(self, key: str) -> Worker | None:
         """The worker that says it works on this call."""
         return next((worker for worker in self._workers.values() if key in worker.reported), None)
-
-    def with_room(self, now: float) -> list[Worker]:
-        """Those that may be given a call now."""
-        # As `Worker.takes_more`, without a call for each: this is asked with every event.
-        return [
-            worker
-            for worker in self._workers.values()
-            if worker.in_use < worker.limit and worker.ready and not worker.draining and now >= worker.paused_until
-        ]

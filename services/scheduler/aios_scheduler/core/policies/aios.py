@@ -10,7 +10,7 @@ one with the longest chain behind it goes first.
 from typing import ClassVar
 
 from aios_proto.messages.scheduler import PolicyName
-from aios_scheduler.core.call import ModelCall
+from aios_scheduler.core.call import OUTPUT_WEIGHT, ModelCall
 from aios_scheduler.core.policies.base import Flow, Policy, Rank
 
 PATIENCE_S_PER_TOKEN = 0.02
@@ -37,5 +37,8 @@ class Aios(Policy):
 
     def rank(self, call: ModelCall) -> Rank:
         """When it came and what its program needs; then the longer chain first; then its turn."""
-        remaining = max(call.work, self._learnt.remaining_work(call.tenant, call.agent, call.step))
+        remaining = self._learnt.remaining_work(call.tenant, call.agent, call.step)
+        if call.budget_tokens is not None:  # it cannot need more than it may use
+            remaining = min(remaining, OUTPUT_WEIGHT * call.budget_tokens)
+        remaining = max(call.work, remaining)
         return (call.arrived + PATIENCE_S_PER_TOKEN * remaining, -call.path_work, call.order)
