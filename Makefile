@@ -34,6 +34,7 @@ test: $(INSTALLED) ## all tests
 
 test-compose: $(INSTALLED) ## builds the images and tests them with a local Docker engine; pulls nothing but the bases
 	AIOS_TEST_COMPOSE=offline $(BIN)/pytest tests/compose
+	AIOS_TEST_COMPOSE=offline AIOS_TLS=on $(BIN)/pytest tests/compose
 
 lint: $(INSTALLED) ## lint, format and strict types
 	$(BIN)/ruff check $(PATHS)

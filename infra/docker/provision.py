@@ -30,20 +30,35 @@ SECRETS: dict[str, tuple[str, ...]] = {
     "storage": ("storage.nk",),
     "operator": ("operator.token",),
 }
+TLS = ("tls-ca.pem", "tls-service.pem", "tls-service.key")
+TLS_OF_AGENTS = ("tls-agent.pem", "tls-agent.key")
+NODE_FILES = "/etc/aios"
 
 
-def hand_over(root: Path, nodes: tuple[str, ...], owner: Owner, tenant: str) -> None:
-    """Makes what is missing and copies it to where the services look."""
+def hand_over(root: Path, nodes: tuple[str, ...], owner: Owner, tenant: str, *, tls: bool = False) -> None:
+    """Makes what is missing and copies it to where the services look.
+
+    Args:
+        root: the folder of all volumes.
+        nodes: of the bus.
+        owner: the user the services run as.
+        tenant: the operator's.
+        tls: the bus speaks TLS, and every service gets a certificate; the operator also that of agents, to pass on.
+    """
     installation = root / "installation"
-    configurations = provision_nodes(installation, ClusterLayout(nodes, store_dir="/data"), tenant=tenant)
+    layout = ClusterLayout(nodes, store_dir="/data", tls_dir=NODE_FILES if tls else None)
+    configurations = provision_nodes(installation, layout, tenant=tenant)
     for service, names in SECRETS.items():
         folder = _folder(root / "secrets" / service, owner)
-        for name in names:
+        certificates = (*TLS, *(TLS_OF_AGENTS if service == "operator" else ())) if tls else ()
+        for name in (*names, *certificates):
             _copy(installation / "secrets" / name, folder / name, owner)
     _folder(root / "key-ring", owner)  # filled by the services that store data
     folder = _folder(root / "nats", owner)
     for node, path in configurations.items():
         _copy(path, folder / path.name, owner)
+        for name in ("tls-ca.pem", f"tls-{node}.pem", f"tls-{node}.key") if tls else ():
+            _copy(installation / "secrets" / name, folder / name, owner)
         _folder(root / "data" / node, owner)
 
 
@@ -64,11 +79,13 @@ def _copy(source: Path, target: Path, owner: Owner) -> None:
 
 
 def main() -> None:
-    """Reads AIOS_NODES (comma-separated), AIOS_UID and AIOS_OPERATOR_TENANT; works in `/aios`."""
+    """Reads AIOS_NODES (comma-separated), AIOS_TLS, AIOS_UID and AIOS_OPERATOR_TENANT; works in `/aios`."""
     nodes = tuple(name.strip() for name in os.environ["AIOS_NODES"].split(",") if name.strip())
     uid = int(os.environ.get("AIOS_UID", "10001"))
-    hand_over(Path("/aios"), nodes, Owner(uid, uid), os.environ.get("AIOS_OPERATOR_TENANT", "default"))
-    sys.stdout.write(f"provisioned {', '.join(SECRETS)} and the nodes {', '.join(nodes)}\n")
+    tenant, tls = os.environ.get("AIOS_OPERATOR_TENANT", "default"), bool(os.environ.get("AIOS_TLS"))
+    hand_over(Path("/aios"), nodes, Owner(uid, uid), tenant, tls=tls)
+    how = "TLS" if tls else "no TLS"
+    sys.stdout.write(f"provisioned {', '.join(SECRETS)} and the nodes {', '.join(nodes)}, with {how}\n")
 
 
 if __name__ == "__main__":

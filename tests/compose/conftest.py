@@ -1,7 +1,8 @@
 """One `docker compose` installation for all tests of this folder: built, started, taken down with its volumes.
 
 AIOS_TEST_COMPOSE says whether and how: `offline` lays docker-compose.offline.yml over it, for machines that can pull no
-image; `full` runs docker-compose.yml as it is. Building takes minutes the first time, so without it nothing runs.
+image; `full` runs docker-compose.yml as it is. Building takes minutes the first time, so without it nothing runs. With
+AIOS_TLS=on, which docker-compose.yml reads itself, the same tests run over TLS.
 """
 
 import os
@@ -50,3 +51,17 @@ def agent_token(compose: Compose) -> str:
     script = re.search(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert script is not None
     return compose.run("run", "--rm", "-T", "operator", "python", "-", "alice", input=script[1]).strip()
+
+
+@pytest.fixture(scope="session")
+def tls_files(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What an agent's environment names on a bus that speaks TLS, fetched as the guide says; nothing without TLS."""
+    if not os.environ.get("AIOS_TLS"):
+        return {}
+    folder = tmp_path_factory.mktemp("tls")
+    found = {}
+    for variable, name in (("CA", "tls-ca.pem"), ("CERT", "tls-agent.pem"), ("KEY", "tls-agent.key")):
+        text = compose.run("run", "--rm", "-T", "operator", "cat", f"/run/secrets/aios/{name}")
+        (folder / name).write_text(text)
+        found[f"AIOS_TLS_{variable}"] = str(folder / name)
+    return found

@@ -1,13 +1,19 @@
 """docker-compose.yml with our images: it comes up healthy, answers a client, keeps secrets apart, survives a node."""
 
 import json
+import ssl
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import nats
+import nats.errors
 import pytest
 from support.compose import Compose
 from support.node_client import NodeClient, installed_node_client
+
+from aios_proto import tls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -43,8 +49,8 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def node_client() -> NodeClient:
-    return installed_node_client()
+def node_client(tls_files: dict[str, str]) -> NodeClient:
+    return replace(installed_node_client(), environment=tls_files)
 
 
 def chat(compose: Compose, client: NodeClient, token: str) -> dict[str, object]:
@@ -77,6 +83,25 @@ def test_a_node_client_chats_with_the_model_in_the_containers(
     assert answer["deltas"]
 
 
+async def test_with_tls_nobody_gets_in_without_a_certificate(
+    compose: Compose, agent_token: str, tls_files: dict[str, str]
+) -> None:
+    if not tls_files:
+        pytest.skip("the bus speaks no TLS: set AIOS_TLS=on")
+    ca, cert, key = (Path(tls_files[name]) for name in (tls.CA, tls.CERT, tls.KEY))
+
+    async def connect(context: ssl.SSLContext | None) -> None:
+        url = f"nats://{compose.address('nats-1', 4222)}"
+        client = await nats.connect(url, token=agent_token, tls=context, allow_reconnect=False, connect_timeout=10)
+        await client.flush()
+        await client.close()
+
+    for context in (None, tls.client_context(ca)):
+        with pytest.raises((nats.errors.Error, OSError, TimeoutError)):
+            await connect(context)
+    await connect(tls.client_context(ca, cert, key))
+
+
 def test_every_manager_serves_an_agent(compose: Compose, agent_token: str) -> None:
     said = compose.run(
         "run", "--rm", "-T", "-e", f"AIOS_TOKEN={agent_token}", "operator", "python", "-", input=MANAGERS
@@ -93,9 +118,10 @@ def test_one_trace_goes_through_all_containers(compose: Compose, node_client: No
         assert service in tree, tree
 
 
-def test_a_service_can_read_its_own_secrets_only_and_is_not_root(compose: Compose) -> None:
+def test_a_service_can_read_its_own_secrets_only_and_is_not_root(compose: Compose, tls_files: dict[str, str]) -> None:
+    certificate = {"tls-ca.pem", "tls-service.pem", "tls-service.key"} if tls_files else set()
     for service, names in SECRETS.items():
-        assert set(compose.exec(service, "ls", "/run/secrets/aios").split()) == names
+        assert set(compose.exec(service, "ls", "/run/secrets/aios").split()) == names | certificate
         assert compose.exec(service, "id", "-u").strip() == SERVICE_UID
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,17 @@ class NodeResult:
 
 @dataclass(frozen=True, slots=True)
 class NodeClient:
-    """Runs the scripts of `tests/clients/node`."""
+    """Runs the scripts of `tests/clients/node`, with `environment` in theirs."""
 
     node: str
+    environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, script: str, *arguments: str, **environment: str) -> NodeResult:
         """Runs one script; what it prints must be JSON."""
         finished = subprocess.run(
             [self.node, script, *arguments],
             cwd=FOLDER,
-            env={**os.environ, **environment},
+            env={**os.environ, **self.environment, **environment},
             capture_output=True,
             text=True,
             timeout=RUN_TIMEOUT_S,

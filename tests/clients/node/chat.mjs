@@ -2,6 +2,8 @@
 // Every header, body and frame is checked against them. Prints one JSON line; exits 1 on any deviation.
 //
 //   node chat.mjs [prompt] [max_tokens]
+//
+// On a bus that speaks TLS: AIOS_TLS_CA, AIOS_TLS_CERT and AIOS_TLS_KEY name its files.
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -72,7 +74,9 @@ async function chat(prompt, maxTokens) {
   });
   const body = check.request({ messages: [{ role: "user", content: prompt }], max_tokens: maxTokens });
 
-  const bus = await connect({ servers: required("AIOS_URL"), token, timeout: 10_000 });
+  const { AIOS_TLS_CA: caFile, AIOS_TLS_CERT: certFile, AIOS_TLS_KEY: keyFile } = process.env;
+  const tls = caFile ? { caFile, certFile, keyFile } : undefined;
+  const bus = await connect({ servers: required("AIOS_URL"), token, tls, timeout: 10_000 });
   try {
     const replies = bus.subscribe(inbox);
     const timer = setTimeout(() => replies.unsubscribe(), TIMEOUT_MS);

@@ -103,6 +103,24 @@ def test_each_service_gets_its_own_secrets_and_keeps_them(tmp_path: Path) -> Non
     assert {path: path.read_text() for path in before} == before
 
 
+def test_with_tls_each_service_gets_its_certificate_and_each_node_its_own(tmp_path: Path) -> None:
+    provision = script("provision")
+    owner = provision.Owner(os.getuid(), os.getgid())
+    provision.hand_over(tmp_path, NODES, owner, "default", tls=True)
+    secrets = tmp_path / "secrets"
+    certificate = {"tls-ca.pem", "tls-service.pem", "tls-service.key"}
+    assert {path.name for path in (secrets / "scheduler").iterdir()} == {"scheduler.nk", *certificate}
+    assert certificate | {"tls-agent.pem", "tls-agent.key"} <= {path.name for path in (secrets / "operator").iterdir()}
+    for node in NODES:
+        text = (tmp_path / "nats" / f"{node}.conf").read_text()
+        for name in ("tls-ca.pem", f"tls-{node}.pem", f"tls-{node}.key"):
+            assert f"/etc/aios/{name}" in text
+            assert (tmp_path / "nats" / name).is_file()
+    assert not list(tmp_path.rglob("nats/tls-ca.key")), "who has it can make certificates"
+    provision.hand_over(tmp_path, NODES, owner, "default", tls=False)
+    assert "tls" not in (tmp_path / "nats" / f"{NODES[0]}.conf").read_text(), "it is switched off again"
+
+
 def test_every_service_of_the_repository_has_a_place_in_the_compose_file() -> None:
     built = set(re.findall(r"SERVICE: (\w+)", (ROOT / "docker-compose.yml").read_text()))
     services = {path.parent.name for path in (ROOT / "services").glob("*/pyproject.toml")} - {"kit"}
