@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from aios_proto.errors import ErrorBody
+from aios_proto.messages.llm import TokenLogprob
 from aios_proto.names import SyscallId
 
 
@@ -38,7 +39,9 @@ class Delta(_Frame):
     """A piece of a streamed answer.
 
     After a failover pieces may overlap. A reader keeps how many characters it has and drops what it has already:
-    with `n` characters received, it appends `text[n - text_offset:]`.
+    with `n` characters received, it appends `text[n - text_offset:]`; with `m` entries of `logprobs` received, it
+    appends `logprobs[m - logprobs_offset:]`. An entry comes when it is certain that its token is part of the answer, so
+    it may come after the frame that counts its token, as text does.
     """
 
     type: Literal["delta"] = "delta"
@@ -46,6 +49,10 @@ class Delta(_Frame):
     tokens: int = Field(ge=0, description="tokens in this piece")
     text_offset: int = Field(ge=0, description="Unicode code points of the answer before this piece")
     text: str = Field(description="whole characters only; may be empty while a character is incomplete")
+    logprobs: list[TokenLogprob] | None = Field(
+        None, description="of the answer's next tokens, where they are asked for"
+    )
+    logprobs_offset: int | None = Field(None, ge=0, description="entries before those; there if they are")
 
 
 class Usage(BaseModel):

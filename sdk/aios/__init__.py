@@ -101,8 +101,10 @@ from aios_proto.messages.llm import (
     JsonSchemaFormat,
     ModelInfo,
     RegexFormat,
+    TokenLogprob,
     ToolCall,
     ToolDefinition,
+    TopLogprob,
 )
 from aios_proto.messages.memory import (
     ForgetResult,
@@ -212,6 +214,7 @@ __all__ = [
     "SyscallInfo",
     "SyscallUnknown",
     "Timings",
+    "TokenLogprob",
     "ToolCall",
     "ToolCallResult",
     "ToolContext",
@@ -228,6 +231,7 @@ __all__ = [
     "ToolUnavailable",
     "ToolUse",
     "Tools",
+    "TopLogprob",
     "TurnInfo",
     "Unauthenticated",
     "UnknownManager",

@@ -9,7 +9,8 @@ import orjson
 from pydantic import ValidationError
 
 from aios._course import Action, Course
-from aios._reply import answer_text
+from aios._logprobs import Logprobs
+from aios._reply import ChatReply, CompleteReply, answer_text
 from aios._request import Request
 from aios._tracing import CallSpan
 from aios._transcript import Transcript
@@ -23,9 +24,11 @@ from aios_proto.errors import (
     SyscallUnknown,
 )
 from aios_proto.frames import Done, Failed
+from aios_proto.messages.llm import TokenLogprob
 from aios_proto.messages.syscall import CancelResult
 
 R = TypeVar("R", covariant=True)
+T = TypeVar("T")
 
 NO_RESPONDERS: Final = "503"
 
@@ -87,6 +90,7 @@ class Call(Generic[R]):
         self._attach_only = attached_id is not None
         self._attach_id = request.call_id if self._attach_only else ""
         self._transcript = Transcript(text_offset)
+        self._logprobs = Logprobs()
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + request.deadline_s
         self._course = Course(self._loop.time(), self._deadline, attach_only=self._attach_only)
@@ -123,6 +127,18 @@ class Call(Generic[R]):
         """The text that has come so far."""
         return self._transcript.text
 
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """How likely the tokens were that have come so far; empty unless asked for."""
+        return list(self._logprobs.entries)
+
+    def tokens(self) -> AsyncIterator[TokenLogprob]:
+        """The answer token by token, each with how likely it was, as it comes; needs `logprobs=True`.
+
+        Like the text it has no gap and no repeat, and at its end raises what ended the call.
+        """
+        return _Items(self, self._logprobs.entries)
+
     def __repr__(self) -> str:
         state = "running" if not self._finished else self._error.code if self._error is not None else "done"
         return f"<Call {self._id} {self._request.operation} {state}>"
@@ -131,7 +147,7 @@ class Call(Generic[R]):
         return self._result().__await__()
 
     def __aiter__(self) -> AsyncIterator[str]:
-        return _Pieces(self)
+        return _Items(self, self._transcript.pieces)
 
     async def accepted(self) -> None:
         """Returns once the kernel has the call on disk (or, for a volatile call, has answered in any way).
@@ -256,11 +272,20 @@ class Call(Generic[R]):
             self._span.first_token()
         if not self._taken.is_set():
             self._taken.set()
-        if self._transcript.add(offset, text):
+        told = frame.get("logprobs")
+        if (told is None or self._scored(frame.get("logprobs_offset"), told)) and self._transcript.add(offset, text):
             self._news.set()
         else:
             self._course.gap(self._loop.time())
             self._wake.set()
+
+    def _scored(self, offset: object, told: object) -> bool:
+        """Takes in log probabilities; False where some are missing before them."""
+        try:
+            return self._logprobs.add(offset, told)
+        except (TypeError, ValueError) as error:
+            log.warning("call %s got log probabilities that are none: %s", self._id, error)
+            return True
 
     def _other_frame(self, kind: object, frame: dict[str, object], data: bytes) -> None:
         if kind == "done":
@@ -273,6 +298,8 @@ class Call(Generic[R]):
             whole = answer_text(done)
             if whole is not None:
                 self._transcript.complete(whole)
+            if isinstance(reply, ChatReply | CompleteReply) and reply.logprobs is not None:
+                self._logprobs.complete(reply.logprobs)
             self._reply = reply
             self._end()
             if self._span is not None:
@@ -324,32 +351,32 @@ class Call(Generic[R]):
         self._news.set()
         self._wake.set()
 
-    async def _next_piece(self, index: int) -> str | None:
-        """The piece of that index; None after the last. Raises what ended the call."""
-        pieces = self._transcript.pieces
-        while index >= len(pieces):
+    async def _next_item(self, items: list[T], index: int) -> T | None:
+        """The item of that index; None after the last. Raises what ended the call."""
+        while index >= len(items):
             if self._finished:
                 if self._error is not None:
                     raise self._error.with_traceback(None)
                 return None
             self._news.clear()
             await self._news.wait()
-        return pieces[index]
+        return items[index]
 
 
-class _Pieces:
-    """One reader's place in a call's text."""
+class _Items(Generic[T]):
+    """One reader's place in what comes of a call."""
 
-    def __init__(self, call: Call[object]) -> None:
+    def __init__(self, call: Call[object], items: list[T]) -> None:
         self._call = call
+        self._items = items
         self._index = 0
 
-    def __aiter__(self) -> "_Pieces":
+    def __aiter__(self) -> "_Items[T]":
         return self
 
-    async def __anext__(self) -> str:
-        piece = await self._call._next_piece(self._index)
-        if piece is None:
+    async def __anext__(self) -> T:
+        item = await self._call._next_item(self._items, self._index)
+        if item is None:
             raise StopAsyncIteration
         self._index += 1
-        return piece
+        return item

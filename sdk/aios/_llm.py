@@ -51,6 +51,8 @@ class GenerationOptions(CallOptions, total=False):
         stop: at most four texts that end the answer.
         seed: makes sampling repeatable; by default it is taken from the call's id.
         response_format: a JSON schema or a regular expression the answer must follow.
+        logprobs: whether to tell how likely each token was; see `logprobs` and `tokens` of the call, and of its reply.
+        top_logprobs: how many of the likeliest tokens to tell with each, at most 20; many engines tell 5 at most.
         stream: False spares the bus the pieces where only the whole is wanted; the reply is the same.
         continue_from: a call, or its id, whose paused answer this one begins with; see `LLM.pause` and `LLM.fork`.
     """
@@ -66,6 +68,8 @@ class GenerationOptions(CallOptions, total=False):
     stop: Sequence[str]
     seed: int | None
     response_format: JsonSchemaFormat | RegexFormat | Mapping[str, JsonValue] | None
+    logprobs: bool
+    top_logprobs: int | None
     stream: bool
     continue_from: str | HasId | None
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 from aios_proto.errors import InternalError
 from aios_proto.frames import Done, Timings, Usage
 from aios_proto.messages.base import Result
-from aios_proto.messages.llm import ChatMessage, ChatResult, CompleteResult, FinishReason
+from aios_proto.messages.llm import ChatMessage, ChatResult, CompleteResult, FinishReason, TokenLogprob
 
 M = TypeVar("M", bound=Result)
 
@@ -43,11 +43,13 @@ class ChatReply(Reply):
         message: the turn, to be appended to the conversation.
         finish_reason: why it ended: `stop`, `length` or `tool_calls`.
         model: the model that wrote it.
+        logprobs: how likely each of its tokens was, in order; None unless asked for.
     """
 
     message: ChatMessage
     finish_reason: FinishReason
     model: str
+    logprobs: list[TokenLogprob] | None = None
 
     @property
     def text(self) -> str:
@@ -63,11 +65,13 @@ class CompleteReply(Reply):
         text: what follows, without the prompt.
         finish_reason: why it ended: `stop` or `length`.
         model: the model that wrote it.
+        logprobs: how likely each of its tokens was, in order; None unless asked for.
     """
 
     text: str
     finish_reason: FinishReason
     model: str
+    logprobs: list[TokenLogprob] | None = None
 
 
 def reply(done: Done, trace_id: str | None) -> Reply:
@@ -88,6 +92,7 @@ def chat_reply(done: Done, trace_id: str | None) -> ChatReply:
         result.message,
         result.finish_reason,
         result.model,
+        result.logprobs,
     )
 
 
@@ -104,6 +109,7 @@ def complete_reply(done: Done, trace_id: str | None) -> CompleteReply:
         result.text,
         result.finish_reason,
         result.model,
+        result.logprobs,
     )
 
 

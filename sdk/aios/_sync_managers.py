@@ -1,6 +1,6 @@
 """Calls and managers for programs without an event loop: each method blocks, or gives a call that can be waited for."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
 from typing import Concatenate, Generic, ParamSpec, TypeVar, Unpack
 
 from aios._agent import F
@@ -14,11 +14,13 @@ from aios._request import CallOptions
 from aios._storage import Storage
 from aios._tool_schema import ToolOptions
 from aios._tools import Tools
+from aios_proto.messages.llm import TokenLogprob
 from aios_proto.messages.syscall import CancelResult, SyscallInfo
 from aios_proto.messages.tool import ToolInfo
 
 R = TypeVar("R")
 P = ParamSpec("P")
+V = TypeVar("V")
 
 
 class SyncCall(Generic[R]):
@@ -48,16 +50,28 @@ class SyncCall(Generic[R]):
         """The text that has come so far."""
         return self._call.text
 
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """How likely the tokens were that have come so far; empty unless asked for."""
+        return self._call.logprobs
+
     def __repr__(self) -> str:
         return f"<Sync{repr(self._call)[1:]}"
 
     def __iter__(self) -> Iterator[str]:
-        pieces = aiter(self._call)
+        return self._each(self._call)
+
+    def tokens(self) -> Iterator[TokenLogprob]:
+        """The answer token by token, each with how likely it was, see `Call.tokens`."""
+        return self._each(self._call.tokens())
+
+    def _each(self, source: AsyncIterable[V]) -> Iterator[V]:
+        items = aiter(source)
         while True:
-            piece = self._loop.wait(lambda: _next(pieces.__anext__))
-            if piece is None:
+            item = self._loop.wait(lambda: _next(items.__anext__))
+            if item is None:
                 return
-            yield piece
+            yield item
 
     def result(self) -> R:
         """Waits for the reply, at the latest until two seconds after the call's deadline.
@@ -76,7 +90,7 @@ class SyncCall(Generic[R]):
         return self._loop.wait(self._call.cancel)
 
 
-async def _next(advance: Callable[[], Awaitable[str]]) -> str | None:
+async def _next(advance: Callable[[], Awaitable[V]]) -> V | None:
     try:
         return await advance()
     except StopAsyncIteration:
@@ -90,7 +104,6 @@ class _Namespace(Generic[R]):
 
 
 N = TypeVar("N")
-V = TypeVar("V")
 
 
 def _blocking(

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
@@ -15,6 +17,7 @@ from aios_stack.spans.record import SpanRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "log-probabilities.md"
 PROMPT = "Write the numbers from one to ten."
 LONG = "Tell a very long story about a river, its valley and everyone who lives there."
 
@@ -42,6 +45,30 @@ async def test_the_same_call_gives_the_same_text_streamed_whole_or_volatile(agen
 async def test_sampling_with_a_seed_can_be_repeated(agent: Agent) -> None:
     first, second = [await agent.llm.chat(PROMPT, max_tokens=16, temperature=1.0, seed=7) for _ in range(2)]
     assert first.text == second.text
+
+
+async def test_how_likely_each_token_was_is_told_as_it_comes(agent: Agent) -> None:
+    call = agent.llm.chat(PROMPT, max_tokens=16, logprobs=True, top_logprobs=2)
+    tokens = [token async for token in call.tokens()]
+    reply = await call
+    assert reply.usage is not None
+    assert tokens == reply.logprobs == call.logprobs
+    assert len(tokens) == reply.usage.completion_tokens
+    assert "".join(token.token for token in tokens).startswith(reply.text)
+    assert all(token.top_logprobs[0].logprob == token.logprob for token in tokens), (
+        "a greedy answer takes the likeliest"
+    )
+
+
+def test_the_guide_to_log_probabilities_runs(stack: Stack, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    script = tmp_path / "likely.py"
+    script.write_text(block)
+    ran = stack.aios("run", "--as", "reader", str(script))
+    assert ran.returncode == 0, ran.stderr
+    *tokens, answer = ran.stdout.splitlines()
+    assert 1 <= len(tokens) <= 4
+    assert float(answer.rsplit(" ", 1)[1]) < 0
 
 
 async def test_an_answer_can_be_held_to_a_schema(agent: Agent) -> None:

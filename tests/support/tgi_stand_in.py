@@ -44,18 +44,30 @@ class GenerateStream:
         """One token's event."""
         await self.raw(b"data:" + orjson.dumps(self._event(text, special) | more) + b"\n\n")
 
-    async def last(self, text: str, reason: str = "eos_token", *, special: bool = False, **details: Any) -> None:
-        """The last token's event, with the details."""
-        event = self._event(text, special) | {
-            "generated_text": self._text,
-            "details": {
-                "finish_reason": reason,
-                "generated_tokens": self.written,
-                "seed": None,
-                "input_length": 7,
-                **details,
-            },
-        }
+    async def last(
+        self,
+        text: str,
+        reason: str = "eos_token",
+        *,
+        special: bool = False,
+        more: dict[str, Any] | None = None,
+        **details: Any,
+    ) -> None:
+        """The last token's event, with the details, and `more` beside the token."""
+        event = (
+            self._event(text, special)
+            | (more or {})
+            | {
+                "generated_text": self._text,
+                "details": {
+                    "finish_reason": reason,
+                    "generated_tokens": self.written,
+                    "seed": None,
+                    "input_length": 7,
+                    **details,
+                },
+            }
+        )
         await self.raw(b"data:" + orjson.dumps(event) + b"\n\n")
 
     async def answer(self, *texts: str, reason: str = "eos_token") -> None:

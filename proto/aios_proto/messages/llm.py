@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from aios_proto.messages.base import Body, Result
 from aios_proto.names import Name, SyscallId
@@ -12,6 +12,9 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 MAX_NEW_TOKENS = 131_072
 MAX_STOP_SEQUENCES = 4
 """As many as TGI and OpenAI's API take."""
+
+MAX_TOP_LOGPROBS = 20
+"""As many as OpenAI's API takes; many engines take fewer, TGI 5 unless told otherwise."""
 
 
 class FunctionCall(Body):
@@ -96,6 +99,13 @@ class Generation(Body):
         None, ge=0, lt=1 << 53, description="None takes one from the call's id, so that a repeated run is the same"
     )
     response_format: ResponseFormat | None = None
+    logprobs: bool = Field(False, description="whether to tell how likely each token of the answer was")
+    top_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TOP_LOGPROBS,
+        description="how many of the likeliest tokens to tell at each place; needs `logprobs`",
+    )
     stream: bool = Field(True, description="whether `delta` frames are wanted; the result is the same")
     continue_from: SyscallId | None = Field(
         None,
@@ -103,6 +113,13 @@ class Generation(Body):
         "made. The rest of the body asks what that call asked; how the answer goes on may be chosen anew. `max_tokens` "
         "counts the whole answer, `usage` counts the beginning as part of the prompt.",
     )
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("logprobs") is False:
+            raise ValueError("needs `logprobs`: true")
+        return value
 
 
 class ChatRequest(Generation):
@@ -119,12 +136,39 @@ class CompleteRequest(Generation):
     prompt: str = Field(min_length=1)
 
 
+class TopLogprob(Result):
+    """A token and how likely it was at its place."""
+
+    token: str = Field(description="its text; of a token that is no whole character it may be empty, or U+FFFD")
+    logprob: float = Field(description="natural logarithm of its probability, to six decimals")
+    bytes: list[int] | None = Field(
+        None, description="its bytes, where they are not the UTF-8 of `token` and the engine tells them"
+    )
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer."""
+
+    top_logprobs: list[TopLogprob] = Field(
+        default_factory=list,
+        description="the likeliest tokens at its place, the likeliest first; the token itself need not be among them",
+    )
+
+
+_LOGPROBS = Field(
+    None,
+    description="one entry for each token of the answer, in order, where `logprobs` was asked for. A token that ended "
+    "the turn is among them; those of a stop sequence, whose text is not part of the answer, are not",
+)
+
+
 class ChatResult(Result):
     """The assistant's turn."""
 
     message: ChatMessage
     finish_reason: FinishReason
     model: str
+    logprobs: list[TokenLogprob] | None = _LOGPROBS
 
 
 class CompleteResult(Result):
@@ -133,6 +177,7 @@ class CompleteResult(Result):
     text: str
     finish_reason: FinishReason
     model: str
+    logprobs: list[TokenLogprob] | None = _LOGPROBS
 
 
 class EmbedRequest(Body):

@@ -103,12 +103,14 @@ class GeneratedToken:
     Attributes:
         text: what it adds; empty while it leaves a UTF-8 character unfinished.
         special: a control token, no part of the generated text.
+        raw: its bytes, where they are not the UTF-8 of `text`.
     """
 
     id: int
     text: str
     logprob: float
     special: bool
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

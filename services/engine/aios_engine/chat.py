@@ -23,7 +23,7 @@ from aios_engine.chat_wire import (
     Tool,
     ToolFunction,
 )
-from aios_engine.errors import TemplateRejectedError, ToolError
+from aios_engine.errors import TemplateRejectedError, ToolError, ValidationError
 from aios_engine.wire import (
     GenerateParameters,
     GenerateRequest,
@@ -61,9 +61,12 @@ def chat_prompt(request: ChatRequest, template: ChatTemplate | None) -> ChatProm
     Raises:
         TemplateRejectedError: there is no template, or it refuses the conversation.
         ToolError: the chosen tool does not exist, or both tools and a format are asked for.
+        ValidationError: the likeliest tokens are asked for, and no log probabilities.
     """
     if template is None:
         raise TemplateRejectedError("the model has no chat template")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ValidationError("`top_logprobs` needs `logprobs`: true")
     tools = _usable_tools(request)
     grammar = None if request.response_format is None else _format_grammar(request.response_format)
     if tools and grammar is not None:
@@ -122,6 +125,7 @@ def completion_generations(request: CompletionRequest) -> list[GenerateRequest]:
         stop=request.stop or [],
         details=True,
         seed=request.seed,
+        top_n_tokens=request.logprobs,
     )
     return [GenerateRequest(inputs=prompt, parameters=parameters) for prompt in request.prompt]
 

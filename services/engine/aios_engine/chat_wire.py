@@ -1,6 +1,7 @@
 """The requests of the OpenAI-compatible routes, as text-generation-inference takes them.
 
-Unknown fields are ignored, as are those TGI itself leaves unused (`n`, `logit_bias`, `user`).
+Unknown fields are ignored, as are those TGI itself leaves unused (`n`, `logit_bias`, `user`). TGI also ignores
+`logprobs` of a completion; it is OpenAI's here.
 """
 
 from typing import Annotated, Literal
@@ -144,4 +145,5 @@ class CompletionRequest(Wire):
     top_p: float | None = None
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
+    logprobs: U32 | None = None
     suffix: str | None = None

@@ -131,13 +131,17 @@ class Sequence:
             self.progress.ended_ns = now
             ending = Ending(self._detokenizer.finish(), reason, self.progress.generated_tokens)
         return TokenEvent(
-            GeneratedToken(choice.token, text, choice.logprob, special),
+            self._told(choice.token, text, choice.logprob, special=special),
             tuple(
-                GeneratedToken(token, self._text(token), logprob, token in self._vocabulary.special)
+                self._told(token, self._text(token), logprob, special=token in self._vocabulary.special)
                 for token, logprob in choice.top
             ),
             ending,
         )
+
+    def _told(self, token: int, text: str, logprob: float, *, special: bool) -> GeneratedToken:
+        piece = self._vocabulary.pieces[token]
+        return GeneratedToken(token, text, logprob, special, None if text.encode() == piece else piece)
 
     def _text(self, token: int) -> str:
         return self._vocabulary.pieces[token].decode("utf-8", errors="replace")

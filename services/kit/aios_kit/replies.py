@@ -1,5 +1,6 @@
 """How frames are written: small JSON objects, serialised without a model on the way out, since they are made here."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -21,11 +22,31 @@ def pending_approval(call_id: str, approval_id: str, expires_ms: int) -> bytes:
     )
 
 
-def delta(call_id: str, offset: int, tokens: int, text_offset: int, text: str) -> bytes:
-    """A `delta` frame; see `aios_proto.frames.Delta` for the fields."""
-    return orjson.dumps(
-        {"type": "delta", "id": call_id, "offset": offset, "tokens": tokens, "text_offset": text_offset, "text": text}
-    )
+def delta(
+    call_id: str,
+    offset: int,
+    tokens: int,
+    text_offset: int,
+    text: str,
+    logprobs: tuple[int, Sequence[bytes]] | None = None,
+) -> bytes:
+    """A `delta` frame; see `aios_proto.frames.Delta` for the fields.
+
+    Args:
+        logprobs: how many entries come before these, and these, which are JSON already.
+    """
+    frame: dict[str, object] = {
+        "type": "delta",
+        "id": call_id,
+        "offset": offset,
+        "tokens": tokens,
+        "text_offset": text_offset,
+        "text": text,
+    }
+    if logprobs is not None:
+        frame["logprobs_offset"] = logprobs[0]
+        frame["logprobs"] = [orjson.Fragment(entry) for entry in logprobs[1]]
+    return orjson.dumps(frame)
 
 
 def done(
@@ -35,9 +56,12 @@ def done(
     usage: Usage | None = None,
     timings: Timings | None = None,
     worker: str | None = None,
+    logprobs: Sequence[bytes] | None = None,
 ) -> bytes:
-    """A `done` frame; fields at None are left out."""
+    """A `done` frame; fields at None are left out. The entries of `logprobs` are JSON already, and join the result."""
     body = result if isinstance(result, dict) else result.model_dump(mode="json", exclude_none=True)
+    if logprobs is not None:
+        body = {**body, "logprobs": [orjson.Fragment(entry) for entry in logprobs]}
     frame: dict[str, Any] = {"type": "done", "id": call_id, "result": body}
     if usage is not None:
         frame["usage"] = usage.model_dump()

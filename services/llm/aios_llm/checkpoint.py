@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from aios_llm.generated import Snapshot
+from aios_llm.logprobs import read
 
 _VERSION = 1
 
@@ -24,6 +25,7 @@ class Checkpoint:
         first_token_us: when the first came, Unix microseconds.
         prompt: the prompt itself, where it cannot be made again from the request.
         inherited: how many of its first tokens another call has made.
+        sent_scores: log probabilities the listeners are known to have.
     """
 
     made: Snapshot
@@ -35,26 +37,29 @@ class Checkpoint:
     first_token_us: int | None = None
     prompt: str | None = None
     inherited: int = 0
+    sent_scores: int = 0
 
     def encode(self) -> bytes:
         """As bytes."""
-        return orjson.dumps(
-            {
-                "v": _VERSION,
-                "ids": self.made.ids,
-                "ends": self.made.ends,
-                "text": self.made.text,
-                "tokens": self.made.tokens,
-                "model": self.model,
-                "fingerprint": self.fingerprint,
-                "prompt_digest": self.prompt_digest,
-                "sent_text": self.sent_text,
-                "sent_tokens": self.sent_tokens,
-                "first_token_us": self.first_token_us,
-                "prompt": self.prompt,
-                "inherited": self.inherited,
-            }
-        )
+        value: dict[str, object] = {
+            "v": _VERSION,
+            "ids": self.made.ids,
+            "ends": self.made.ends,
+            "text": self.made.text,
+            "tokens": self.made.tokens,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "prompt_digest": self.prompt_digest,
+            "sent_text": self.sent_text,
+            "sent_tokens": self.sent_tokens,
+            "first_token_us": self.first_token_us,
+            "prompt": self.prompt,
+            "inherited": self.inherited,
+        }
+        if self.made.scored:
+            value["logprobs"] = [orjson.Fragment(token.json) for token in self.made.scored]
+            value["sent_logprobs"] = self.sent_scores
+        return orjson.dumps(value)
 
 
 def decode(data: bytes) -> Checkpoint | None:
@@ -67,8 +72,9 @@ def decode(data: bytes) -> Checkpoint | None:
         text, tokens = str(value["text"]), int(value["tokens"])
         if len(ids) != len(ends) or (ids and (len(ids) != tokens or ends[-1] != len(text))):
             return None
+        scored = tuple(map(read, value.get("logprobs", ())))
         return Checkpoint(
-            Snapshot(ids, ends, text, tokens),
+            Snapshot(ids, ends, text, tokens, scored),
             model=value["model"],
             fingerprint=value["fingerprint"],
             prompt_digest=value["prompt_digest"],
@@ -77,6 +83,7 @@ def decode(data: bytes) -> Checkpoint | None:
             first_token_us=value["first_token_us"],
             prompt=value["prompt"],
             inherited=int(value.get("inherited", 0)),
+            sent_scores=int(value.get("sent_logprobs", 0)),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aios_llm.logprobs import Scored
 from aios_llm.ports import Continuation, Piece
 
 
@@ -15,12 +16,14 @@ class Snapshot:
         ends: for each id, the code points of `text` there are with it.
         text: the engine's text, as it came.
         tokens: how many tokens it is.
+        scored: how likely each was, where that was asked for.
     """
 
     ids: tuple[int, ...]
     ends: tuple[int, ...]
     text: str
     tokens: int
+    scored: tuple[Scored, ...] = ()
 
     def first(self, tokens: int) -> Continuation:
         """What the first `tokens` tokens are, of an engine that tells ids."""

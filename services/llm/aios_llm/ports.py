@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import JsonValue
 
+from aios_llm.logprobs import Scored
 from aios_proto.messages.llm import ChatMessage
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class GenerateRequest:
         kv_key: names the generation to an engine that holds the KV of one that is closed before its end.
         kv_from: whose held KV it may start from, if not its own.
         messages: the conversation, of a chat.
+        top_logprobs: how many of the likeliest tokens are told with each token; None where nobody wants to know how
+            likely any was.
     """
 
     prompt: str
@@ -100,6 +103,7 @@ class GenerateRequest:
     kv_key: str | None = None
     kv_from: str | None = None
     messages: tuple[ChatMessage, ...] = ()
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +114,14 @@ class Piece:
         text: whole characters; empty while one is incomplete.
         tokens: how many tokens it covers.
         ids: their ids, where the engine tells them.
+        scored: how likely it was, where that is asked for; the piece is this one token then, unless the engine keeps
+            others to itself, and text without a token covers none.
     """
 
     text: str
     tokens: int
     ids: tuple[int, ...] = ()
+    scored: Scored | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def generate_request(
         stop=tuple(call.stop),
         grammar=_grammar(call),
         messages=tuple(call.messages) if isinstance(call, ChatRequest) else (),
+        top_logprobs=(call.top_logprobs or 0) if call.logprobs else None,
     )
 
 

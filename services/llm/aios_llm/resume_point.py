@@ -5,10 +5,13 @@ be a part of a character. So tokens are dropped from the end until prompt and te
 dropped ones are made again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aios_llm.generated import Snapshot
 from aios_llm.ports import Continuation
+
+Read = Callable[[str], Awaitable[list[int]]]
+"""Has the engine read a text: its token ids."""
 
 MOST_DROPPED = 8
 """Tokens tried; two were always enough where any cut was (50 prompts with code, emoji, Chinese and JSON)."""
@@ -31,15 +34,48 @@ def fits(cut: Continuation, prompt_ids: Sequence[int], read: Sequence[int]) -> b
     return list(read) == [*prompt_ids, *cut.ids]
 
 
+async def where_read_alike(prompt: str, made: Snapshot, read: Read) -> Continuation:
+    """The longest cut of an answer, whose ids are known, that the engine reads as the tokens it was made of."""
+    prompt_ids = await read(prompt)
+    for cut in candidates(made):
+        if fits(cut, prompt_ids, await read(prompt + cut.text)):
+            return cut
+    return made.first(0)
+
+
+async def at_word_as_read(prompt: str, made: Snapshot, read: Read) -> Continuation:
+    """`at_word`, with as many tokens as the engine reads there where it is not known how many were made."""
+    cut = at_word(made)
+    if made.scored or not cut.tokens:
+        return cut
+    tokens = len(await read(prompt + cut.text)) - len(await read(prompt))
+    return Continuation((), cut.text, min(max(1, tokens), made.tokens - 1))
+
+
 def at_word(made: Snapshot) -> Continuation:
     """The cut for an engine that neither tells ids nor reads texts for us: before the last word.
 
     Tokenisers of the byte-pair kind split at words first, so that what comes before a word is read alike without it.
-    How many tokens are dropped is an estimate, by length; at least one is.
+    How many tokens are dropped is an estimate, by length, unless their log probabilities tell; at least one is.
     """
+    if made.scored:
+        return _at_word_of_tokens(made)
     at = max(made.text.rstrip().rfind(" "), made.text.rstrip().rfind("\n"))
     if at <= 0 or made.tokens <= 1:
         return Continuation((), "", 0)
     text = made.text[:at].rstrip(" ")
     kept = min(made.tokens - 1, round(made.tokens * len(text) / len(made.text)))
     return Continuation((), text, kept)
+
+
+def _at_word_of_tokens(made: Snapshot) -> Continuation:
+    """The same where the text of each token is known: between two tokens, so that each is told of once."""
+    kept, kept_at, at = 0, 0, 0
+    for count, token in enumerate(made.scored[:-1], start=1):
+        if not made.text.startswith(token.token, at):
+            break  # a part of a character: which text is whose cannot be told from here on
+        at += len(token.token)
+        # A token without text belongs to what comes after it.
+        if at > kept_at and made.text[at : at + 1] in (" ", "\n") and not made.text[at - 1].isspace():
+            kept, kept_at = count, at
+    return Continuation((), made.text[:kept_at], kept)

@@ -5,7 +5,6 @@ from typing import Literal
 
 from aios_kit.logs import Log
 from aios_llm.checkpoint import Checkpoint, digest
-from aios_llm.generated import Snapshot
 from aios_llm.ports import Continuation, Engine, EngineInfo, GenerateRequest, KvStore
 from aios_llm.run import Run
 from aios_proto.errors import InvalidRequest
@@ -56,6 +55,8 @@ class Resumer:
         if checkpoint.prompt_digest != digest(request.prompt):
             self._log.warning("the prompt is not what it was; the call begins anew", syscall_id=run.headers.id)
             return None
+        if not _is_scored(checkpoint, request):
+            return None
         begun = await self._cut(checkpoint, request, info)
         if begun.tokens >= request.max_new_tokens:
             return None
@@ -82,19 +83,29 @@ class Resumer:
             )
         if checkpoint.model == info.model and checkpoint.prompt_digest != digest(request.prompt):
             raise InvalidRequest("that call answered other messages, or another prompt", field="continue_from")
+        if not _is_scored(checkpoint, request):
+            raise InvalidRequest("that call was not asked for log probabilities", field="logprobs")
         begun = await self._cut(checkpoint, request, info)
         if begun.tokens >= request.max_new_tokens:
             raise InvalidRequest(f"the answer has {begun.tokens} tokens already", field="max_tokens")
         if any(stop in begun.text for stop in request.stop):
             raise InvalidRequest("the answer has a stop sequence already", field="stop")
-        kept = replace(checkpoint, sent_text=0, sent_tokens=0, first_token_us=None, prompt=None, inherited=begun.tokens)
+        kept = replace(
+            checkpoint,
+            sent_text=0,
+            sent_tokens=0,
+            sent_scores=0,
+            first_token_us=None,
+            prompt=None,
+            inherited=begun.tokens,
+        )
         return Resumption(kept, begun, await self._bring_kv(key, info))
 
     async def _cut(self, checkpoint: Checkpoint, request: GenerateRequest, info: EngineInfo) -> Continuation:
         """As much of what was made as this engine can go on from."""
         made = checkpoint.made
         if checkpoint.fingerprint != info.fingerprint or checkpoint.model != info.model:
-            made = Snapshot((), (), made.text, made.tokens)  # the ids of another model mean something else
+            made = replace(made, ids=(), ends=())  # the ids of another model mean something else
         return await self._engine.resume_point(request.prompt, made)
 
     async def _bring_kv(self, key: str, info: EngineInfo) -> Level:
@@ -104,6 +115,11 @@ class Resumer:
             return "hot"
         image = None if self._images is None else await self._images.get(key)
         return "warm" if image is not None and await self._engine.give_kv(key, image) else "cold"
+
+
+def _is_scored(checkpoint: Checkpoint, request: GenerateRequest) -> bool:
+    """Whether the log probabilities of what was made are known, if they are asked for."""
+    return request.top_logprobs is None or len(checkpoint.made.scored) == checkpoint.made.tokens
 
 
 def can_resume(request: GenerateRequest, info: EngineInfo) -> bool:

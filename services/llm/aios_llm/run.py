@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aios_kit import replies
 from aios_llm.checkpoint import Checkpoint, digest
 from aios_llm.coalescing import Coalescer
 from aios_llm.generated import Generated
+from aios_llm.logprobs import Scored, Scores
 from aios_llm.ports import Continuation, Piece
 from aios_llm.stop_sequences import StopFilter
 from aios_proto.frames import Timings, Usage
@@ -69,6 +70,7 @@ class Run:
         ending: whether its last frame is being made; too late to cancel it.
         cancel_reason: why it is being cancelled.
         made: what the engine has made.
+        scores: how likely its tokens were; None where nobody wants to know.
         inherited: how many tokens of its answer another call has made.
         kept: whether other calls may go on from it after its end.
         resumable: whether its engine could go on with it; None before that is known.
@@ -88,6 +90,7 @@ class Run:
     cancel_reason: str | None = None
     first_token_us: int | None = None
     made: Generated = field(default_factory=Generated)
+    scores: Scores | None = None
     inherited: int = 0
     kept: bool = False
     resumable: bool | None = None
@@ -133,8 +136,11 @@ class Run:
         if origin is None or self.tokens == 0:
             return None
         stopped = self.cancel_reason is not None  # the process lives, and what it gave to the bus will arrive
+        made, scores = self.made.snapshot(), self.scores
+        if scores is not None:
+            made = replace(made, scored=tuple(scores.made))
         return Checkpoint(
-            self.made.snapshot(),
+            made,
             origin.model,
             origin.fingerprint,
             digest(origin.prompt),
@@ -143,6 +149,7 @@ class Run:
             first_token_us=self.first_token_us,
             prompt=origin.prompt if origin.keep_prompt else None,
             inherited=self.inherited,
+            sent_scores=scores.given if stopped and scores is not None else 0,
         )
 
     async def go_on_from(self, checkpoint: Checkpoint, begun: Continuation) -> None:
@@ -156,15 +163,26 @@ class Run:
             self.first_token_us = checkpoint.first_token_us
             transcript.sent_text = transcript.given_text = checkpoint.sent_text
             transcript.sent_tokens = transcript.given_tokens = checkpoint.sent_tokens
+            if self.scores is not None:
+                self.scores.restart(checkpoint.made.scored[: begun.tokens], checkpoint.sent_scores)
             if not self.streaming:
                 return
             for inbox in self.listeners[1:]:  # they came when nothing was known yet
                 await self.send(inbox, self.missed(0))
         await self.flush()
 
-    async def add(self, text: str, tokens: int, ids: tuple[int, ...] = ()) -> None:
-        """Takes in what the engine made, and sends it on when it is time."""
+    async def add(self, text: str, tokens: int, ids: tuple[int, ...] = (), scored: Scored | None = None) -> None:
+        """Takes in what the engine made, and sends it on when it is time.
+
+        Raises:
+            InvalidRequest: it has more log probabilities than the bus carries.
+        """
         self.made.add(Piece(text, tokens, ids))
+        if self.scores is not None:
+            if tokens != (scored is not None):  # the engine keeps some to itself: whose entry is whose is not known
+                self.resumable, self.origin = False, None
+            if scored is not None:
+                self.scores.add(scored)
         if self.first_token_us is None:
             self.first_token_us = time.time_ns() // 1000
         transcript = self.transcript
@@ -188,9 +206,10 @@ class Run:
         # Below zero while a few tokens are made again that were sent before the call was stopped.
         tokens = max(0, transcript.tokens - transcript.sent_tokens)
         text = transcript.text[transcript.sent_text :]
-        if not tokens and not text:
+        likelihoods = None if self.scores is None else self.scores.news()
+        if not tokens and not text and likelihoods is None:
             return
-        frame = replies.delta(self.headers.id, transcript.sent_tokens, tokens, transcript.sent_text, text)
+        frame = replies.delta(self.headers.id, transcript.sent_tokens, tokens, transcript.sent_text, text, likelihoods)
         transcript.sent_tokens = max(transcript.tokens, transcript.sent_tokens)
         transcript.sent_text = max(len(transcript.text), transcript.sent_text)
         frame_end, token_end = transcript.sent_text, transcript.sent_tokens
@@ -201,6 +220,8 @@ class Run:
             # Only now: a stop may come between, and the frame is lost with it.
             transcript.given_text = max(transcript.given_text, frame_end)
             transcript.given_tokens = max(transcript.given_tokens, token_end)
+            if self.scores is not None and likelihoods is not None:
+                self.scores.given = max(self.scores.given, likelihoods[0] + len(likelihoods[1]))
 
     async def attach(self, inbox: str, text_offset: int) -> None:
         """Adds a listener, and sends it what it has missed since `text_offset`."""
@@ -220,16 +241,23 @@ class Run:
                 await self.send(inbox, frame)
 
     def missed(self, text_offset: int) -> bytes:
-        """One frame with all text from `text_offset` on that was sent already."""
+        """One frame with all text from `text_offset` on, and all log probabilities, that were sent already."""
         transcript = self.transcript
         start = min(text_offset, transcript.sent_text)
         return replies.delta(
-            self.headers.id, 0, transcript.sent_tokens, start, transcript.text[start : transcript.sent_text]
+            self.headers.id,
+            0,
+            transcript.sent_tokens,
+            start,
+            transcript.text[start : transcript.sent_text],
+            None if self.scores is None else (0, self.scores.entries(self.scores.sent)),
         )
 
     async def finish_text(self) -> str:
         """Sends the rest and returns the whole answer."""
         self.transcript.text += self.stop_filter.finish()
+        if self.scores is not None:
+            self.scores.finish()
         if self.streaming:
             await self.flush()
         return self.transcript.text

@@ -201,9 +201,9 @@ class Runner:
                     if isinstance(item, Finish):
                         run.ending = True  # a checkpoint or a stop after the last token would have it made again
                         if item.last is not None:
-                            await run.add(item.last.text, item.last.tokens, item.last.ids)
+                            await run.add(item.last.text, item.last.tokens, item.last.ids, item.last.scored)
                         return item
-                    await run.add(item.text, item.tokens, item.ids)
+                    await run.add(item.text, item.tokens, item.ids, item.scored)
                     self._checkpoints.progressed(run)
             raise EngineFailed("the engine's stream ended without an end")
         except AiosError as error:
@@ -243,6 +243,7 @@ class Runner:
             usage=usage,
             timings=run.timings(),
             worker=self._settings.worker_name,
+            logprobs=None if run.scores is None else run.scores.entries(run.scores.certain),
         )
         await self._send_last(run, frame, "done", None, usage, tool)
 

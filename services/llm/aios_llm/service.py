@@ -20,6 +20,7 @@ from aios_llm.coalescing import Coalescer
 from aios_llm.context_source import ContextSource
 from aios_llm.endings import Endings
 from aios_llm.engines import make_engine, renamed
+from aios_llm.logprobs import Scores
 from aios_llm.ports import Engine, EngineInfo
 from aios_llm.resuming import Resumer
 from aios_llm.run import Run
@@ -196,13 +197,16 @@ class WorkerService:
             await self.service.lane.reply(headers.reply, replies.failed(headers.id, error))
             await self._report(self._ended_before(headers))
             return
+        tools = isinstance(call, ChatRequest) and offers_tools(call)
+        stop = () if tools else tuple(call.stop)  # a turn that may be a call of a tool is a document, whole or nothing
         run = Run(
             headers=headers,
-            streaming=call.stream and not (isinstance(call, ChatRequest) and offers_tools(call)),
+            streaming=call.stream and not tools,
             send=self.service.lane.reply,
             coalescer=Coalescer(self.settings.llm_delta_interval_s, self.settings.llm_delta_tokens),
-            stop_filter=StopFilter(tuple(call.stop)),
+            stop_filter=StopFilter(stop),
             listeners=[headers.reply],
+            scores=Scores(stop, call.top_logprobs or 0) if call.logprobs else None,
         )
         self.runs[headers.key] = run
         self.service.metrics.in_flight.inc()

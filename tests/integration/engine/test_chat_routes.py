@@ -79,6 +79,20 @@ async def test_log_probabilities_come_with_a_turn(http: aiohttp.ClientSession) -
     assert [chunk["choices"][0]["logprobs"]["content"][0] for chunk in await chunks(http, body)] == logprobs
 
 
+async def test_a_log_probability_has_the_bytes_of_its_token_and_needs_no_alternatives(
+    http: aiohttp.ClientSession,
+) -> None:
+    body = chat(messages=[{"role": "user", "content": "Repeat: 🦊🦊🦊🦊🦊🦊"}], max_tokens=24, logprobs=True)
+    _, answer = await call(http, "/v1/chat/completions", body)
+    entries = answer["choices"][0]["logprobs"]["content"]
+    assert all(entry["top_logprobs"] == [] for entry in entries)
+    text = answer["choices"][0]["message"]["content"]
+    assert b"".join(bytes(entry["bytes"]) for entry in entries).startswith(text.rstrip("\ufffd").encode())
+    for top in (0, 5):
+        status, _ = await call(http, "/v1/chat/completions", chat(max_tokens=1, logprobs=True, top_logprobs=top))
+        assert status == 200
+
+
 async def test_a_demanded_tool_is_called_with_legal_arguments(http: aiohttp.ClientSession) -> None:
     body = chat(tools=[TOOL], tool_choice="required", max_tokens=60)
     _, answer = await call(http, "/v1/chat/completions", body)
@@ -132,6 +146,8 @@ async def test_a_turn_keeps_to_its_format(http: aiohttp.ClientSession) -> None:
         ({"tools": [TOOL], "response_format": {"type": "json_object"}}, 422, "tool_error"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 422, "template_error"),
         ({"top_p": 3}, 422, "validation"),
+        ({"top_logprobs": 2}, 422, "validation"),
+        ({"top_logprobs": 6, "logprobs": True}, 422, "validation"),
         ({"messages": "x"}, 422, "validation"),
         ({"tools": [{"function": {}}]}, 422, "validation"),
     ],
@@ -160,6 +176,34 @@ async def test_texts_are_continued(http: aiohttp.ClientSession) -> None:
             (choice,) = event["choices"]
             texts[choice["index"]] += choice["text"]
     assert [texts[0], texts[1]] == [choice["text"] for choice in answer["choices"]]
+
+
+async def test_log_probabilities_of_a_continued_text_are_parallel_lists(http: aiohttp.ClientSession) -> None:
+    body = {"prompt": "1, 2, 3,", "max_tokens": 4, "temperature": 0, "logprobs": 2}
+    _, answer = await call(http, "/v1/completions", body)
+    (choice,) = answer["choices"]
+    told = choice["logprobs"]
+    assert "".join(told["tokens"]) == choice["text"]
+    for token, logprob, likeliest, at in zip(
+        told["tokens"], told["token_logprobs"], told["top_logprobs"], told["text_offset"], strict=True
+    ):
+        assert choice["text"][at:].startswith(token)
+        assert likeliest[token] == logprob == max(likeliest.values())
+        assert len(likeliest) == 2
+    async with http.post("/v1/completions", json=body | {"stream": True}) as response:
+        found = [event["choices"][0]["logprobs"] async for event in events(response)]
+    assert {name: [one[name][0] for one in found] for name in told} == told
+
+
+async def test_a_continued_text_tells_its_own_tokens_where_no_others_are_wanted(http: aiohttp.ClientSession) -> None:
+    body = {"prompt": "Once", "max_tokens": 3, "temperature": 1, "seed": 4}
+    _, answer = await call(http, "/v1/completions", body | {"logprobs": 0})
+    told = answer["choices"][0]["logprobs"]
+    assert told["top_logprobs"] == [
+        {token: logprob} for token, logprob in zip(told["tokens"], told["token_logprobs"], strict=True)
+    ]
+    _, answer = await call(http, "/v1/completions", body)
+    assert answer["choices"][0]["logprobs"] is None
 
 
 async def test_completions_refuse_what_tgi_refuses(http: aiohttp.ClientSession) -> None:

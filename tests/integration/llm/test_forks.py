@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PROMPT = "Once upon a time, in a small village by the sea, there lived an old fisherman who"
 PATIENCE_S = 90.0  # a machine that does other work computes a few tokens a second
+LARGER_MODEL = Path.home() / ".cache/aios/models/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 SAMPLED = {"prompt": PROMPT, "max_tokens": 40, "temperature": 0.9, "top_p": 0.95}
 
 
@@ -38,9 +39,10 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 def settings(server: NatsServer, engine: EngineProcess, name: str, model: str | None = None) -> WorkerSettings:
-    return WorkerSettings(
-        nats_url=server.url, instance=name, engine_url=engine.url, llm_engine_check_s=0.2, model=model
-    )
+    renamed: dict[str, Any] = {} if model is None else {"AIOS_MODEL_NAME": model}
+    made = WorkerSettings(nats_url=server.url, instance=name, engine_url=engine.url, llm_engine_check_s=0.2, **renamed)
+    assert made.model == model
+    return made
 
 
 @pytest.fixture
@@ -110,6 +112,22 @@ async def test_a_greedy_continuation_is_what_the_call_would_have_said(
     assert (await end_of(scheduler, body | {"continue_from": origin.id}, "chat"))["result"] == whole["result"]
 
 
+async def test_a_continuation_tells_how_likely_the_beginning_was_too(
+    scheduler: ScriptedScheduler, worker: InProcess
+) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 40, "logprobs": True, "top_logprobs": 1}
+    whole = await end_of(scheduler, body)
+    origin, _, tokens = await paused(scheduler, body)
+    body["max_tokens"] = max(40, tokens + 4)
+    *deltas, done = await scheduler.frames(await scheduler.run(body | {"continue_from": origin.id}))
+    told = done["result"]["logprobs"]
+    assert told[:40] == whole["result"]["logprobs"]
+    assert len(told) == tokens + done["usage"]["completion_tokens"]
+    assert [entry for frame in deltas for entry in frame["logprobs"]] == told
+    silent = await end_of(scheduler, {"prompt": PROMPT, "max_tokens": 400, "continue_from": origin.id})
+    assert "logprobs" not in silent["result"]
+
+
 async def test_a_continuation_that_is_stopped_itself_goes_on_and_counts_only_its_own(
     scheduler: ScriptedScheduler, worker: InProcess
 ) -> None:
@@ -140,11 +158,35 @@ async def test_another_model_goes_on_from_the_text(
         done = await end_of(other, body)
         await nc.close()
     answer, usage = done["result"]["text"], done["usage"]
+    assert done["result"]["model"] == "other"
     shared = text[: text.rstrip().rfind(" ")]
     assert answer.startswith(shared), "all but the last word, which the other model may split otherwise"
     assert len(answer) > len(shared)
     assert 0 < usage["completion_tokens"] <= 32
     assert usage["prompt_tokens"] > tokens
+
+
+@pytest.mark.skipif(not LARGER_MODEL.exists(), reason="`python benchmarks/larger_model.py` has not fetched it")
+async def test_a_model_of_another_family_goes_on_with_a_chat(
+    scheduler: ScriptedScheduler, worker: InProcess, server: NatsServer
+) -> None:
+    body = {"messages": [{"role": "user", "content": "Tell me about the sea."}], "max_tokens": 48}
+    origin, text, tokens = await paused(scheduler, body, tokens=16, operation="chat")
+    with engine_process({"AIOS_ENGINE_MODEL": str(LARGER_MODEL)}) as larger:
+        larger.wait_until_ready()
+        async with running_in_process(WorkerService(settings(server, larger, "w2", model="larger")).service):
+            nc = await server.connect()
+            other = ScriptedScheduler(nc, worker="w2", patience_s=PATIENCE_S)
+            await other.open()
+            continued = body | {"max_tokens": tokens + 16, "continue_from": origin.id, "model": "larger"}
+            *deltas, done = await other.frames(await other.run(continued, other.headers("chat")))
+            await nc.close()
+    answer = done["result"]["message"]["content"]
+    shared = text[: text.rstrip().rfind(" ")]
+    assert answer.startswith(shared)
+    assert len(answer) > len(text)
+    assert "".join(frame["text"] for frame in deltas) == answer
+    assert done["result"]["model"] == "larger"
 
 
 async def test_only_what_was_kept_of_an_own_call_can_be_gone_on_from(
@@ -170,6 +212,7 @@ async def test_only_what_was_kept_of_an_own_call_can_be_gone_on_from(
         ({"prompt": "Another prompt"}, "request.invalid", "continue_from"),
         ({"max_tokens": 2}, "request.invalid", "max_tokens"),
         ({"stop": [" "]}, "request.invalid", "stop"),
+        ({"logprobs": True}, "request.invalid", "logprobs"),
         ({"response_format": {"type": "regex", "regex": "[0-9]+"}}, "engine.refused", "response_format"),
     ],
 )

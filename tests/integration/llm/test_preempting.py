@@ -18,7 +18,12 @@ from aios_stack.spans.record import SpanRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-LONG = {"prompt": "Once upon a time, in a small village by the sea, there lived", "max_tokens": 160}
+LONG = {
+    "prompt": "Once upon a time, in a small village by the sea, there lived",
+    "max_tokens": 160,
+    "logprobs": True,
+    "top_logprobs": 2,
+}
 SHORT = {"prompt": "2, 4, 6,", "max_tokens": 4}
 
 
@@ -82,11 +87,15 @@ async def test_a_burst_goes_first_and_the_long_call_completes_as_if_alone(
     frames += await caller.inbox.until_end(slow.reply, 120)
     assert frames[-1]["result"] == alone["result"]
     assert frames[-1]["usage"]["completion_tokens"] == alone["usage"]["completion_tokens"]
-    text = ""
+    text, likelihoods = "", list[object]()
     for frame in frames[:-1]:
         assert frame["text_offset"] == len(text), "no gap, no repeat"
         text += frame["text"]
+        assert frame.get("logprobs_offset", len(likelihoods)) == len(likelihoods)
+        likelihoods += frame.get("logprobs", [])
     assert text == alone["result"]["text"]
+    assert likelihoods == alone["result"]["logprobs"]
+    assert len(likelihoods) == alone["usage"]["completion_tokens"]
 
     def shown(spans: Sequence[SpanRecord]) -> bool:
         of_call = {span.trace_id for span in spans if span.attributes.get("aios.syscall.id") == slow.id}

@@ -40,6 +40,15 @@ BODIES = {
         "seed": 11,
     },
     "stop": {"prompt": "1, 2, 3, 4,", "max_tokens": 60, "stop": [", 17"]},
+    "likely": {"prompt": "In the beginning there was a 🦊 who", "max_tokens": 40, "logprobs": True, "top_logprobs": 3},
+    "likely, seeded": {
+        "prompt": "Once upon a time, in a small village by the sea, there lived",
+        "max_tokens": 40,
+        "temperature": 0.9,
+        "seed": 5,
+        "logprobs": True,
+    },
+    "likely, stop": {"prompt": "1, 2, 3, 4,", "max_tokens": 60, "stop": [", 17"], "logprobs": True, "top_logprobs": 1},
     "schema": {
         "prompt": "A person as JSON:",
         "max_tokens": 48,
@@ -90,6 +99,19 @@ def read(frames: list[dict[str, Any]]) -> str:
     return text
 
 
+def likelihoods(frames: list[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """The same of log probabilities."""
+    entries: list[dict[str, Any]] = []
+    for frame in frames:
+        if "logprobs" in frame:
+            at, told = frame["logprobs_offset"], frame["logprobs"]
+            assert at <= len(entries), f"a gap at {len(entries)}"
+            known = entries[at : at + len(told)]
+            assert told[: len(known)] == known, "a repeat that differs"
+            entries += told[len(known) :]
+    return entries or None
+
+
 async def tokens_of(scheduler: ScriptedScheduler, call: wire.CallHeaders, count: int) -> list[dict[str, Any]]:
     """The first frames of a call, up to so many tokens."""
     frames: list[dict[str, Any]] = []
@@ -128,6 +150,7 @@ async def test_a_call_stopped_twice_has_the_same_answer_stream_and_usage(
     done = frames[-1]
     assert done["result"] == whole["result"]
     assert read(frames) == whole["result"]["text"]
+    assert likelihoods(frames) == whole["result"].get("logprobs")
     counts = ("prompt_tokens", "completion_tokens")
     assert [done["usage"][count] for count in counts] == [whole["usage"][count] for count in counts]
     given = [frame for frame in frames if frame["type"] == "delta"]
@@ -164,6 +187,7 @@ async def test_another_worker_goes_on_from_the_last_checkpoint_without_gap_or_re
         await nc.close()
     frames = await scheduler.frames(call)
     assert read(frames) == whole["result"]["text"]
+    assert likelihoods(frames) == whole["result"].get("logprobs")
     assert frames[-1]["result"] == whole["result"]
 
 

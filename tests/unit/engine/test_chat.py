@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aios_engine.chat import ToolCall, chat_generation, chat_prompt, parse_call, tool_schema, without_tools
 from aios_engine.chat_wire import ChatRequest
-from aios_engine.errors import TemplateRejectedError, ToolError
+from aios_engine.errors import TemplateRejectedError, ToolError, ValidationError
 from aios_engine.tool_stream import NoToolChosen, ToolStream
 from aios_engine.wire import JsonGrammar, JsonSchemaGrammar, RegexGrammar
 from aios_kit.chat_template import ChatTemplate
@@ -31,6 +31,13 @@ def test_a_conversation_becomes_one_prompt() -> None:
     assert prompt.text == "[user]hi"
     assert prompt.grammar is None
     assert not prompt.calls_tools
+
+
+def test_the_likeliest_tokens_are_refused_to_who_wants_no_log_probabilities() -> None:
+    with pytest.raises(ValidationError, match="`top_logprobs` needs `logprobs`"):
+        chat_prompt(request(top_logprobs=2), TEMPLATE)
+    asked = request(logprobs=True, top_logprobs=2)
+    assert chat_generation(asked, chat_prompt(asked, TEMPLATE)).parameters.top_n_tokens == 2
 
 
 def test_a_model_without_a_template_cannot_chat() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,15 @@ async def test_an_answer_has_the_length_its_prompt_asks_for(backend: EmulatedBac
     assert ending is not None
     assert (ending.reason, ending.generated_tokens) == ("eos_token", 7)
     assert ending.text == "".join(event.token.text for event in events)
+
+
+async def test_a_word_it_says_is_certain_and_the_only_one(backend: EmulatedBackend) -> None:
+    generation = await backend.start(replace(request("[[tokens=3]]"), top_n_tokens=2))
+    assert [(event.token.logprob, event.top_tokens) async for event in generation] == [
+        (0.0, (event.token,)) async for event in await backend.start(request("[[tokens=3]]"))
+    ]
+    generation = await backend.start(request("[[tokens=3]]"))
+    assert [event.top_tokens async for event in generation] == [()] * 3
 
 
 async def test_a_limit_cuts_the_answer_and_says_so(backend: EmulatedBackend) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aios_llm.checkpoint import Checkpoint, decode, digest
 from aios_llm.checkpoints import Checkpoints
 from aios_llm.generated import Snapshot
+from aios_llm.logprobs import Likelihood, scored
 from aios_proto.errors import BusUnavailable
 
 
@@ -176,6 +177,22 @@ def test_a_checkpoint_is_read_as_it_was_written(text: str, ids: list[int], promp
     made = Snapshot(tuple(ids), tuple(len(text) for _ in ids), text, len(ids) or 3)
     checkpoint = Checkpoint(made, "m", "f", digest("p"), 1, 2, 3, prompt, inherited)
     assert decode(checkpoint.encode()) == checkpoint
+
+
+@given(st.lists(st.tuples(st.text("aé ", max_size=3), st.floats(-99, 0)), min_size=1, max_size=20), st.integers(0, 9))
+def test_log_probabilities_are_read_as_they_were_written(told: list[tuple[str, float]], sent: int) -> None:
+    tokens = tuple(scored(Likelihood(*one), [Likelihood("b", -0.1, [255])], 1) for one in told)
+    made = Snapshot((), (), "text", len(tokens), tokens)
+    checkpoint = Checkpoint(made, "m", "f", digest("p"), sent_scores=sent)
+    assert decode(checkpoint.encode()) == checkpoint
+
+
+def test_a_checkpoint_from_before_there_were_log_probabilities_is_of_use() -> None:
+    data = (
+        b'{"v":1,"ids":[7],"ends":[2],"text":"Hi","tokens":1,"model":"m","fingerprint":"f","prompt_digest":"d",'
+        b'"sent_text":0,"sent_tokens":0,"first_token_us":null,"prompt":null,"inherited":0}'
+    )
+    assert decode(data) == Checkpoint(Snapshot((7,), (2,), "Hi", 1), "m", "f", "d")
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"v":99}', b'{"v":1,"ids":[1],"ends":[]}', b"\xff"])

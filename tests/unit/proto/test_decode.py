@@ -101,5 +101,5 @@ def _decodes_or_is_refused(name: tuple[str, str], body: bytes) -> None:
 
 def test_a_request_is_sent_without_the_fields_left_open() -> None:
     request = ChatRequest(messages=[USER], max_tokens=3)
-    assert body_json(request) == {"messages": [USER], "max_tokens": 3, "stop": [], "stream": True}
+    assert body_json(request) == {"messages": [USER], "max_tokens": 3, "stop": [], "stream": True, "logprobs": False}
     assert decode(ChatRequest, json.dumps(body_json(request)).encode()) == request

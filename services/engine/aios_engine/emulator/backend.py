@@ -44,6 +44,7 @@ class EmulatedGeneration:
     job: Job
     progress: Progress
     cancel: Callable[["EmulatedGeneration"], None]
+    tells_top: bool = False
     events: asyncio.Queue[TokenEvent | None] = field(default_factory=asyncio.Queue)
     delivered: int = 0
     ended: bool = False
@@ -150,7 +151,7 @@ class EmulatedBackend:
             output_tokens=tokens.natural_length(request.prompt),
             max_new_tokens=request.max_new_tokens,
         )
-        generation = EmulatedGeneration(job, Progress(time.time_ns()), self._cancel)
+        generation = EmulatedGeneration(job, Progress(time.time_ns()), self._cancel, request.top_n_tokens > 0)
         now = self._now()
         self._deliver(now)
         self._batcher.submit(job, now)
@@ -229,8 +230,9 @@ class EmulatedBackend:
                 whole = "".join(map(tokens.word, range(made)))
                 stopped = job.output_tokens < job.max_new_tokens
                 ending = Ending(whole, FinishReason.EOS_TOKEN if stopped else FinishReason.LENGTH, made)
+            # It never says anything else, so each word is certain, and the only one that is likely at all.
             token = GeneratedToken(index % 8, tokens.word(index), 0.0, special=False)
-            generation.events.put_nowait(TokenEvent(token, ending=ending))
+            generation.events.put_nowait(TokenEvent(token, (token,) if generation.tells_top else (), ending))
         generation.delivered = progress.generated_tokens = max(generation.delivered, made)
 
 

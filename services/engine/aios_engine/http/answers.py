@@ -7,8 +7,11 @@ Json = dict[str, object]
 
 
 def token_json(token: GeneratedToken) -> Json:
-    """A generated token."""
-    return {"id": token.id, "text": token.text, "logprob": token.logprob, "special": token.special}
+    """A generated token; of one that is no whole character also its bytes, which TGI does not tell."""
+    told: Json = {"id": token.id, "text": token.text, "logprob": token.logprob, "special": token.special}
+    if token.raw is not None:
+        told["bytes"] = list(token.raw)
+    return told
 
 
 def stream_event(index: int, event: TokenEvent, running: Running, *, details: bool, prompt: str) -> Json:

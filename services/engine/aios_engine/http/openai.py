@@ -105,19 +105,26 @@ async def completions(request: web.Request) -> web.StreamResponse:
     generations = completion_generations(body)
     answers = Answers(inference.backend.facts.id)
     if body.stream:
-        return await _stream_completions(request, front, generations, answers)
+        return await _stream_completions(request, front, body, generations, answers)
     completed = await gather_first_error(inference.complete(one, request[HOP]) for one in generations)
-    return web.json_response(answers.completions(completed))
+    return web.json_response(answers.completions(completed, logprobs=body.logprobs is not None))
 
 
 async def _stream_completions(
-    request: web.Request, front: Front, generations: list[GenerateRequest], answers: Answers
+    request: web.Request,
+    front: Front,
+    body: CompletionRequest,
+    generations: list[GenerateRequest],
+    answers: Answers,
 ) -> web.StreamResponse:
     async def one(index: int, generation: GenerateRequest) -> None:
+        at = 0
         try:
             async with front.inference.run(generation, request[HOP]) as running:
                 async for event in running.generation:
-                    await stream.send(answers.completion_chunk(index, event, running))
+                    logprobs_at = None if body.logprobs is None else at
+                    await stream.send(answers.completion_chunk(index, event, running, logprobs_at))
+                    at += 0 if event.token.special else len(event.token.text)
         except EngineError as error:
             await stream.send(error.body())
 

@@ -1,6 +1,7 @@
 """The answers of the OpenAI-compatible routes, as text-generation-inference forms them."""
 
 import time
+from collections.abc import Iterable
 
 from aios_engine import __version__
 from aios_engine.backend import GeneratedToken, TokenEvent
@@ -36,22 +37,21 @@ class Answers:
                     "function": {"description": None, "name": call.name, "arguments": call.arguments},
                 }
             ]
-        tokens = zip(completed.tokens, completed.top_tokens or ((),) * len(completed.tokens), strict=True)
         choice: Json = {
             "index": 0,
             "message": message,
-            "logprobs": {"content": [_logprob(*pair) for pair in tokens]} if logprobs else None,
+            "logprobs": {"content": [_logprob(*pair) for pair in _pairs(completed)]} if logprobs else None,
             "finish_reason": finish_reason(completed.ending.reason),
         }
         return {**self._head("chat.completion"), "choices": [choice], "usage": _usage([completed])}
 
-    def completions(self, completed: list[Completed]) -> Json:
+    def completions(self, completed: list[Completed], *, logprobs: bool) -> Json:
         """A whole completion answer."""
         choices = [
             {
                 "index": index,
                 "text": one.ending.text,
-                "logprobs": None,
+                "logprobs": _parallel(_pairs(one), 0) if logprobs else None,
                 "finish_reason": finish_reason(one.ending.reason),
             }
             for index, one in enumerate(completed)
@@ -86,12 +86,19 @@ class Answers:
         usage = _usage_json(len(running.request.prompt), progress.generated_tokens, progress.cached_tokens)
         return {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
 
-    def completion_chunk(self, index: int, event: TokenEvent, running: Running) -> Json:
-        """One token of a completion; the last tells why it ended, and the tokens."""
+    def completion_chunk(self, index: int, event: TokenEvent, running: Running, logprobs_at: int | None) -> Json:
+        """One token of a completion; the last tells why it ended, and the tokens.
+
+        Args:
+            index: of the prompt.
+            event: the token.
+            running: its generation.
+            logprobs_at: characters before it, where log probabilities are wanted.
+        """
         choice: Json = {
             "index": index,
             "text": "" if event.token.special else event.token.text,
-            "logprobs": None,
+            "logprobs": None if logprobs_at is None else _parallel([(event.token, event.top_tokens)], logprobs_at),
             "finish_reason": "" if event.ending is None else str(event.ending.reason),
         }
         answer: Json = {**self._head("text_completion"), "choices": [choice]}
@@ -116,12 +123,38 @@ class Answers:
         }
 
 
+Pair = tuple[GeneratedToken, tuple[GeneratedToken, ...]]
+"""A token, and the likeliest at its place."""
+
+
+def _pairs(completed: Completed) -> Iterable[Pair]:
+    return zip(completed.tokens, completed.top_tokens or ((),) * len(completed.tokens), strict=True)
+
+
 def _logprob(token: GeneratedToken, top_tokens: tuple[GeneratedToken, ...]) -> Json:
-    return {
-        "token": token.text,
-        "logprob": token.logprob,
-        "top_logprobs": [{"token": other.text, "logprob": other.logprob} for other in top_tokens],
-    }
+    return {**_likelihood(token), "top_logprobs": [_likelihood(other) for other in top_tokens]}
+
+
+def _likelihood(token: GeneratedToken) -> Json:
+    raw = token.text.encode() if token.raw is None else token.raw
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(raw)}
+
+
+def _parallel(pairs: Iterable[Pair], at: int) -> Json:
+    """OpenAI's form for completions: parallel lists. The token itself is among the likeliest, if any are told."""
+    tokens: list[str] = []
+    logprobs: list[float] = []
+    likeliest: list[dict[str, float]] = []
+    offsets: list[int] = []
+    for token, best in pairs:
+        tokens.append(token.text)
+        logprobs.append(token.logprob)
+        likeliest.append({})
+        for other in (*best, token):
+            likeliest[-1].setdefault(other.text, other.logprob)
+        offsets.append(at)
+        at += 0 if token.special else len(token.text)
+    return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": likeliest, "text_offset": offsets}
 
 
 def _usage(completed: list[Completed]) -> Json:

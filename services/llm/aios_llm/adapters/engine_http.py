@@ -26,6 +26,22 @@ _FAILURES = 8
 _PAUSE_S = 2.0
 _TOO_LONG = re.compile(r"must be <= (?P<limit>\d+)\. Given: (?P<inputs>\d+) `inputs` tokens")
 _DONE = b"[DONE]"
+_PARAMS = {
+    "input_tokens": "messages",
+    "prompt": "messages",
+    "messages": "messages",
+    "response_format": "response_format",
+    "structured_outputs": "response_format",
+    "max_tokens": "max_tokens",
+    "stop": "stop",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "seed": "seed",
+    "repetition_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+}
+"""What vLLM says a refusal is about, and which field of our own request that is."""
 
 
 class EngineHttp:
@@ -155,8 +171,10 @@ class EngineHttp:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
+            # Connections are not kept: uvicorn closes them after 5 s, llama.cpp's server at the end of a stream, and a
+            # request that was written to one just then must not be repeated.
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30), headers=self._headers
+                connector=aiohttp.TCPConnector(limit=0, force_close=True), headers=self._headers
             )
         return self._session
 
@@ -187,36 +205,36 @@ def reason_of(error: BaseException) -> str:
 
 def error_of(status: int, body: bytes) -> AiosError:
     """What an answer that is no success means."""
-    text, kind = body[:200].decode(errors="replace"), ""
+    text, kind, param = body[:200].decode(errors="replace"), "", ""
     try:
         said = orjson.loads(body)
     except orjson.JSONDecodeError:
         said = None
     if isinstance(said, dict):
-        text, kind = _said(said)
-    return _typed(text or f"HTTP status {status}", kind, status)
+        text, kind, param = _said(said)
+    return _typed(text or f"HTTP status {status}", kind, status, param)
 
 
 def _event_error(event: dict[str, Any]) -> AiosError:
-    text, kind = _said(event)
+    text, kind, param = _said(event)
     inner = event["error"]
     status = (inner.get("http_status_code") or inner.get("code")) if isinstance(inner, dict) else None
-    return _typed(text, kind, status if isinstance(status, int) else None)
+    return _typed(text, kind, status if isinstance(status, int) else None, param)
 
 
-def _said(body: dict[str, Any]) -> tuple[str, str]:
-    """Message and kind: TGI puts them side by side, OpenAI's API into an object."""
+def _said(body: dict[str, Any]) -> tuple[str, str, str]:
+    """Message, kind and what it is about: TGI puts them side by side, OpenAI's API into an object."""
     error = body.get("error", body)
     if isinstance(error, dict):
-        return str(error.get("message") or ""), str(error.get("type") or "")
-    return str(error or ""), str(body.get("error_type") or "")
+        return str(error.get("message") or ""), str(error.get("type") or ""), str(error.get("param") or "")
+    return str(error or ""), str(body.get("error_type") or ""), ""
 
 
-def _typed(text: str, kind: str, status: int | None) -> AiosError:
+def _typed(text: str, kind: str, status: int | None, param: str) -> AiosError:
     if kind == "overloaded" or status == 429:
         return EngineOverloaded(text, retry_after_s=_RETRY_AFTER_S)
     if kind in ("validation", "invalid_request_error", "BadRequestError") or status in (400, 404, 413, 422):
-        return EngineRefused(text, field=_field(text))
+        return EngineRefused(text, field=_field(text, param))
     if status in (401, 403):
         return EngineUnavailable("the engine does not accept this worker's key")
     if status in (502, 503, 504):
@@ -224,17 +242,25 @@ def _typed(text: str, kind: str, status: int | None) -> AiosError:
     return EngineFailed(text)
 
 
-def _field(text: str) -> str | None:
+def _field(text: str, param: str) -> str | None:
     """The field of our own request that a refusal is about."""
+    if (named := _PARAMS.get(param.removeprefix("body.").partition(".")[0])) is not None:
+        return named
     too_long = _TOO_LONG.search(text)
     if too_long is not None and int(too_long["inputs"]) >= int(too_long["limit"]):
         return "messages"  # the sum is too large, but no shorter answer would help
     names = {
+        "top_n_tokens": "top_logprobs",
+        "top_logprobs": "top_logprobs",
+        "sample logprobs": "top_logprobs",
+        "logprobs": "logprobs",
         "grammar": "response_format",
+        "json schema": "response_format",
         "response_format": "response_format",
         "max_new_tokens": "max_tokens",
         "max_tokens": "max_tokens",
         "context length": "messages",
+        "context size": "messages",
         "inputs": "messages",
         "stop": "stop",
         "temperature": "temperature",

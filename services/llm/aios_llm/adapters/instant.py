@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 
 from aios_llm.generated import Snapshot
+from aios_llm.logprobs import Likelihood, scored
 from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, Piece
 from aios_proto.messages.llm import ChatMessage
 
@@ -27,8 +28,12 @@ class InstantEngine:
     async def generate(self, request: GenerateRequest, traceparent: str | None) -> AsyncGenerator[Piece | Finish, None]:
         """See `Engine.generate`."""
         made = 0 if request.begun is None else request.begun.tokens
+        piece = Piece(_TOKEN, 1)
+        if request.top_logprobs is not None:
+            certain = Likelihood(_TOKEN, 0.0)
+            piece = Piece(_TOKEN, 1, scored=scored(certain, [certain], request.top_logprobs))
         for _ in range(made, request.max_new_tokens):
-            yield Piece(_TOKEN, 1)
+            yield piece
         yield Finish("length", len(request.prompt.split()), request.max_new_tokens)
 
     async def count_tokens(self, texts: list[str]) -> list[int]:

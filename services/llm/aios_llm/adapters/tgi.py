@@ -12,8 +12,9 @@ from typing import Any
 from aios_kit.chat_template import ChatTemplate, ChatTemplateError
 from aios_llm.adapters.engine_http import EngineHttp, reason_of
 from aios_llm.generated import Snapshot
+from aios_llm.logprobs import Likelihood, Scored, likeliest_not_told, not_told, scored
 from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, Piece, StopReason
-from aios_llm.resume_point import at_word, candidates, fits
+from aios_llm.resume_point import at_word, where_read_alike
 from aios_proto.errors import EngineFailed, EngineRefused
 from aios_proto.messages.llm import ChatMessage
 
@@ -84,18 +85,20 @@ class TgiEngine:
     async def generate(self, request: GenerateRequest, traceparent: str | None) -> AsyncGenerator[Piece | Finish, None]:
         """See `Engine.generate`."""
         body = _body(request, takes_ids=self._takes_ids, holds_kv=self._holds_kv)
+        top = request.top_logprobs
         try:
             async with aclosing(self._http.events("/generate_stream", body, traceparent)) as events:
                 async for event in events:
                     token = event["token"]
-                    piece = Piece("" if token["special"] else token["text"], 1, (token["id"],))
+                    text = "" if token["special"] else token["text"]
+                    piece = Piece(text, 1, (token["id"],), None if top is None else _scored(event, top))
                     if event.get("details") is not None:
                         # Engines that take ids count what was made before themselves.
                         counted = request.begun is not None and request.begun.ids and self._takes_ids
                         yield _finish(event["details"], piece, None if counted else request.begun)
                         return
                     yield piece
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise EngineFailed(f"the engine's stream cannot be understood: {reason_of(error)}") from error
         raise EngineFailed("the engine's stream ended without its details")
 
@@ -106,13 +109,9 @@ class TgiEngine:
         if not made.ids:
             return at_word(made)
         try:
-            prompt_ids = await self._read(prompt)
-            for cut in candidates(made):
-                if fits(cut, prompt_ids, await self._read(prompt + cut.text)):
-                    return cut
+            return await where_read_alike(prompt, made, self._read)
         except (EngineRefused, EngineFailed):
             return at_word(made)  # it reads no texts for us
-        return made.first(0)
 
     async def count_tokens(self, texts: list[str]) -> list[int]:
         """See `Engine.count_tokens`. TGI reads one text a request; some run at the same time."""
@@ -209,9 +208,24 @@ def _body(request: GenerateRequest, *, takes_ids: bool, holds_kv: bool) -> dict[
         "frequency_penalty": sampling.frequency_penalty,
         "seed": sampling.seed,
         "stop": list(request.stop),
+        "top_n_tokens": request.top_logprobs or None,
         "grammar": None if request.grammar is None else {"type": request.grammar.kind, "value": request.grammar.value},
     }
     return {"inputs": inputs, "parameters": {k: v for k, v in parameters.items() if v is not None}, **extensions}
+
+
+def _scored(event: dict[str, Any], top: int) -> Scored:
+    token, best = event["token"], event.get("top_tokens")
+    if token["logprob"] is None:
+        raise not_told()
+    if top and not best:
+        raise likeliest_not_told()
+    # JSON has no infinity: what a grammar forbids has null.
+    return scored(_likelihood(token), [_likelihood(one) for one in best or () if one["logprob"] is not None], top)
+
+
+def _likelihood(token: dict[str, Any]) -> Likelihood:
+    return Likelihood(token["text"], token["logprob"], token.get("bytes"))
 
 
 def _finish(details: dict[str, Any], last: Piece, read_again: Continuation | None) -> Finish:
