@@ -11,6 +11,7 @@ from aios_stack.commands.backup import backup, restore
 from aios_stack.commands.down import down
 from aios_stack.commands.logs import logs
 from aios_stack.commands.policy import policy
+from aios_stack.commands.pool import pool
 from aios_stack.commands.provision import provision
 from aios_stack.commands.ps import ps
 from aios_stack.commands.quota import quota
@@ -32,6 +33,7 @@ commands: Sequence[click.Command] = (
     tenant,
     policy,
     quota,
+    pool,
     approvals,
     audit,
     backup,

@@ -1,4 +1,4 @@
-"""How a command asks access for something as the operator: at AIOS_URL with AIOS_TOKEN, else at the folder's stack."""
+"""How a command asks the kernel: as the operator, at AIOS_URL with AIOS_TOKEN or at the folder's stack."""
 
 import asyncio
 import os
@@ -34,14 +34,21 @@ def checked(model: type[B], **fields: object) -> B:
 def ask_access(
     data: Path | None, operation: str, request: Body | None, *, deadline_s: float = _DEADLINE_S
 ) -> Mapping[str, JsonValue]:
-    """The result of one operation of access, within `deadline_s` seconds.
+    """The result of one operation of access; see `ask`."""
+    return ask(data, "access", operation, request, deadline_s=deadline_s)
+
+
+def ask(
+    data: Path | None, manager: str, operation: str, request: Body | None, *, deadline_s: float = _DEADLINE_S
+) -> Mapping[str, JsonValue]:
+    """The result of one operation of a manager, within `deadline_s` seconds.
 
     Raises:
         ResourceNotFound: there is no running stack, or it has no operator's token.
-        AiosError: access refused, or could not be reached.
+        AiosError: the manager refused, or could not be reached.
     """
     url, token = operator_of(data)
-    return asyncio.run(_ask(url, token, operation, request, deadline_s))
+    return asyncio.run(_ask(url, token, manager, operation, request, deadline_s))
 
 
 def operator_of(data: Path | None) -> tuple[str, str]:
@@ -62,9 +69,9 @@ def operator_of(data: Path | None) -> tuple[str, str]:
 
 
 async def _ask(
-    url: str, token: str, operation: str, request: Body | None, deadline_s: float
+    url: str, token: str, manager: str, operation: str, request: Body | None, deadline_s: float
 ) -> Mapping[str, JsonValue]:
     from aios import Agent  # brings the SDK, for which `aios --help` need not wait
 
     async with Agent(token=token, url=url) as operator:
-        return (await operator.syscall("access", operation, request, deadline_s=deadline_s)).result
+        return (await operator.syscall(manager, operation, request, deadline_s=deadline_s)).result

@@ -9,9 +9,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from aios_proto.messages.scheduler import PoolInfo, StateResult, TenantInfo, WaitingInfo, WorkerInfo
+from aios_proto.messages.scheduler import StateResult, TenantInfo, WaitingInfo, WorkerInfo
 from aios_stack.commands.operator_call import operator_of
 from aios_stack.commands.options import data_option, output
+from aios_stack.commands.pool import pools_table
 
 _DEADLINE_S = 5.0
 
@@ -54,22 +55,12 @@ async def _watch(url: str, token: str, interval: float, console: Console) -> Non
 def _shown(state: StateResult) -> Group:
     counts = f"{state.running} run, {state.queued} wait, {state.held} wait for other calls"
     head = Text(f"policy {state.policy}, scheduler {state.instance} (fence {state.fence}): {counts}")
-    parts: list[Text | Table] = [head, Text(), _pools(state.pools), Text(), _workers(state.workers)]
+    parts: list[Text | Table] = [head, Text(), pools_table(state.pools), Text(), _workers(state.workers)]
     if state.tenants:
         parts += [Text(), _tenants(state.tenants)]
     if state.waiting:
         parts += [Text(), _waiting(state.waiting)]
     return Group(*parts)
-
-
-def _pools(pools: list[PoolInfo]) -> Table:
-    table = Table("POOL", "POLICY", "WORKERS", "RUN", "WAIT", "OF AT MOST", "FLOOD SHARE", box=None, pad_edge=False)
-    for each in pools:
-        share = "-" if each.flood_share is None else f"{each.flood_share:g}"
-        bounds = f"{each.queue_total}, {each.queue_per_tenant} of a tenant"
-        counts = (str(each.workers), str(each.running), str(each.queued))
-        table.add_row(*map(Text, (each.pool, each.policy, *counts, bounds, share)))
-    return table
 
 
 def _workers(workers: list[WorkerInfo]) -> Table:
