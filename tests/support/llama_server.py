@@ -49,7 +49,7 @@ def serve() -> None:
     params.model_alias = {MODEL}
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT_TOKENS * SLOTS
-    params.cpuparams.n_threads = 2
+    params.cpuparams.n_threads = 1  # two wait for each other, busily, where others want the machine too
     params.port = 0
     server = xllamacpp.Server(params)
     sys.stdout.write(f"{server.listening_address}\n")

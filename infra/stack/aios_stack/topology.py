@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aios_proto import tls
 from aios_proto.errors import InvalidRequest
@@ -46,11 +46,17 @@ class StackOptions(BaseModel):
     pool: Name = "default"
     model: str | None = Field(None, description="what the engine loads: path, hub name; None is the engine's default")
     engine_url: str | None = Field(None, description="an engine that runs already; then none is started")
-    engine_kind: Literal["tgi", "instant"] = "tgi"
+    engine_kind: Literal["tgi", "openai", "instant"] = Field("tgi", description="API of the engine")
     embed_url: str | None = Field(None, description="an embedding server (TEI) that runs already; then none is started")
     tls: bool = Field(False, description="the bus speaks TLS and asks every client for a certificate")
     only_bus: bool = Field(False, description="only the bus, access and the span store")
     forward_spans: str | None = Field(None, description="another OTLP/HTTP receiver that gets a copy of every span")
+
+    @model_validator(mode="after")
+    def _names_its_engine(self) -> "StackOptions":
+        if self.engine_kind == "openai" and self.engine_url is None:
+            raise ValueError("an engine of OpenAI's API must run already: --engine-url says where")
+        return self
 
     @property
     def own_engine(self) -> bool:

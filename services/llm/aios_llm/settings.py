@@ -23,7 +23,7 @@ class WorkerSettings(ServiceSettings):
     engine_chat_template: Path | None = Field(
         None,
         description="file with the chat template of an `openai` endpoint's model; with it, calls can be stopped"
-        " and gone on with, without it the endpoint applies its own and they cannot",
+        " and gone on with, without it the endpoint applies its own and they cannot; llama.cpp's server needs none",
     )
     engine_total_tokens: int = Field(
         0, ge=0, description="longest prompt and answer together, where an `openai` endpoint does not tell"

@@ -5,7 +5,10 @@ such as vLLM, which must serve SmolLM2-135M-Instruct with a context of 1024 toke
 names a file with its chat template:
 
     vllm serve <model folder> --served-model-name smollm2-135m-instruct --max-model-len 1024 \\
-        --structured-outputs-config '{"disable_any_whitespace": true}'
+        --dtype float32 --structured-outputs-config '{"backend": "guidance", "disable_any_whitespace": true}'
+
+In bfloat16, a token's numbers depend on whether it is computed alone or as part of a prompt, and answers that are gone
+on with may differ.
 """
 
 import json
@@ -205,10 +208,10 @@ async def test_an_answer_goes_on_from_any_token_as_if_it_had_not_stopped(engine:
                 async for item in stream:
                     assert not isinstance(item, Finish)
                     made.add(item)
-                    if made.tokens == cut:
+                    if made.tokens >= cut:  # a server may send several at once
                         break
             begun = await engine.resume_point(request.prompt, made.snapshot())
-            assert begun.tokens <= cut
+            assert begun.tokens <= made.tokens
             rest, end, _ = await answer(engine, replace(request, begun=begun))
             assert begun.text + rest == whole
             if begun.ids:

@@ -22,8 +22,14 @@ from aios_stack.topology import StackOptions
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl-C, which stops everything.")
 @click.option("--workers", type=int, default=1, show_default=True, help="LLM workers.")
 @click.option("--model", help="A .gguf file or a hub name; default is the small model of the engine.")
-@click.option("--engine-url", help="Use this TGI endpoint and start no engine.")
-@click.option("--engine-kind", type=click.Choice(["tgi", "instant"]), default="tgi", show_default=True)
+@click.option("--engine-url", help="Use this endpoint and start no engine.")
+@click.option(
+    "--engine-kind",
+    type=click.Choice(["tgi", "openai", "instant"]),
+    default="tgi",
+    show_default=True,
+    help="API of the engine; `openai` is that of vLLM, SGLang, llama.cpp and Ollama.",
+)
 @click.option("--only-bus", is_flag=True, help="Only the bus, access and the span store.")
 @click.option("--tls", is_flag=True, help="TLS on the bus, with a certificate for every client (mTLS).")
 @click.option("--tenant", default="default", show_default=True, help="Tenant of the operator of a new folder.")
@@ -62,7 +68,7 @@ def up(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidRequest(first["msg"], field=".".join(str(part) for part in first["loc"])) from error
+        raise InvalidRequest(first["msg"], field=".".join(str(part) for part in first["loc"]) or None) from error
     console = Console(stderr=True)
     if folder.is_running():
         state = folder.read_state()
