@@ -23,6 +23,7 @@ from aios_proto.errors import wire_codes
 from aios_scheduler.settings import SchedulerSettings
 from aios_stack.spans.settings import SpanStoreSettings
 from aios_storage.settings import StorageSettings
+from aios_tool.settings import ToolSettings
 
 HERE = Path(__file__).parent
 PAGES: list[tuple[str, type[BaseSettings], type[BaseSettings] | None]] = [
@@ -32,6 +33,7 @@ PAGES: list[tuple[str, type[BaseSettings], type[BaseSettings] | None]] = [
     ("LLM worker", WorkerSettings, ServiceSettings),
     ("Context manager", ContextSettings, ServiceSettings),
     ("Storage manager", StorageSettings, ServiceSettings),
+    ("Tool manager", ToolSettings, ServiceSettings),
     ("CPU engine", EngineSettings, ServiceSettings),
     ("Memory manager", MemorySettings, ServiceSettings),
     ("Vector store", VectorSettings, ServiceSettings),

@@ -101,6 +101,11 @@ def _watching(name: str) -> tuple[str, ...]:
     )
 
 
+def _lease(role: str) -> tuple[str, ...]:
+    """What holding the lease of a service takes; not of another's."""
+    return (f"$KV.{subjects.LEASES_BUCKET}.{role}", *_watching(subjects.LEASES_BUCKET))
+
+
 _AGENT_INBOXES = "_INBOX.*.*.>"
 _ROLES: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "access": (
@@ -177,6 +182,7 @@ _ROLES: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "aios.k.llm.*",
             "aios.k.syscall.cancel",
             *_bucket(subjects.MEMORY_BUCKET),
+            *_lease("memory"),
         ),
         ("aios.k.memory.>", subjects.KEY_FACTS),
     ),
@@ -198,6 +204,7 @@ _ROLES: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "aios.k.storage.*",
             *_bucket(subjects.TOOLS_BUCKET),
             *_bucket(subjects.TOOL_CALLS_BUCKET),
+            *_lease("tool"),
         ),
         ("aios.k.tool.>",),
     ),

@@ -37,6 +37,7 @@ KV_IMAGES_STORE = "AIOS_KV_IMAGES"
 CONTEXTS_BUCKET = "AIOS_CONTEXTS"
 CONTEXT_TURNS_BUCKET = "AIOS_CONTEXT_TURNS"
 SCHEDULER_BUCKET = "AIOS_SCHEDULER"
+LEASES_BUCKET = "AIOS_LEASES"
 MEMORY_BUCKET = "AIOS_MEMORY"
 STORAGE_BUCKET = "AIOS_STORAGE"
 INTERACTIONS_STREAM = "AIOS_INTERACTIONS"
@@ -61,6 +62,8 @@ CALL_ENDED = "aios.k.access.ended"
 """Where a manager says how a call ended (`aios_proto.kernel.CallEnd`); core NATS, one replica of access takes it in."""
 REDEEM_APPROVAL = "aios.k.access.redeem"
 """Where whoever is about to run an approved call asks whether it is the first; a kernel call, none of an agent's."""
+ABOUT_CALLS = frozenset({"syscall.cancel", "syscall.list", "tool.cancel"})
+"""Operations on calls that may be anywhere: access takes them at `about_calls`, and asks all that hold calls."""
 LIST_CONNECTIONS = "$SYS.REQ.ACCOUNT.PING.CONNZ"
 """Asks every server of the bus for the connections of the asking account; NATS imports it into each account."""
 CUT_CONNECTIONS = "$SYS.REQ.SERVER.*.KICK"
@@ -124,6 +127,11 @@ def parse_syscall(subject: str) -> SyscallSubject | None:
 def kernel(manager: str, operation: str) -> str:
     """Where access forwards a volatile call, and where the manager listens."""
     return f"aios.k.{_checked_name('manager', manager)}.{_checked_operation(operation)}"
+
+
+def about_calls(manager: str, operation: str) -> str:
+    """Where access sends an operation of `ABOUT_CALLS` on to, and where one of its replicas listens."""
+    return kernel("access", f"{manager}.{operation}")
 
 
 def durable(manager: str, operation: str) -> str:
@@ -192,6 +200,11 @@ def is_own_inbox(reply: str, tenant: str, agent: str) -> bool:
 def service_inbox_prefix(role: str) -> str:
     """The prefix of a kernel service's own replies; disjoint from every agent's."""
     return f"_INBOX_AIOS.{_checked_name('role', role)}"
+
+
+def lease_holder(role: str, process: str) -> str:
+    """Where the process that holds a service's lease listens: the bus says whether anybody does."""
+    return f"{kernel_call_inbox(role)}.lease.{_checked_name('process', process)}"
 
 
 def kernel_call_inbox(role: str) -> str:

@@ -204,8 +204,6 @@ class Exchange:
     async def cancel(self, call_id: str) -> CancelResult:
         """Ends a call of this agent."""
         options: CallOptions = {"deadline_s": CANCEL_DEADLINE_S}
-        if any(call.id == call_id and call.operation == "tool.call" for call in self._calls.values()):
-            return await self.call("tool", "cancel", {"id": call_id}, result_of(CancelResult), options, check=True)
         return await self.call("syscall", "cancel", {"id": call_id}, result_of(CancelResult), options, check=True)
 
     def forget(self, token: str) -> None:

@@ -6,6 +6,7 @@ python -m support.mcp_server 8123 the-secret    http://127.0.0.1:8123/mcp
 
 import os
 import sys
+from pathlib import Path
 
 import anyio
 import uvicorn
@@ -60,6 +61,18 @@ async def grow(context: Context) -> str:
     server.add_tool(grown)
     await context.notify_tools_changed()
     return "grown"
+
+
+@server.tool(annotations=ToolAnnotations(read_only_hint=True))
+async def hang(path: str) -> None:
+    """Writes into a file that it has begun, and, once it is told that nobody waits any more, that it was stopped."""
+    write = Path(path).write_text
+    write("begun")
+    try:
+        await anyio.sleep_forever()
+    except anyio.get_cancelled_exc_class():
+        write("stopped")
+        raise
 
 
 class Guarded:

@@ -55,7 +55,7 @@ class AgentListResult(Result):
     agents: list[AgentInfo]
 
 
-ApprovalState = Literal["pending", "approved", "released", "denied", "expired"]
+ApprovalState = Literal["pending", "approved", "released", "denied", "expired", "cancelled"]
 
 
 class ApprovalInfo(Result):
@@ -70,7 +70,7 @@ class ApprovalInfo(Result):
     summary: str = Field(description="what will happen: the operation with the beginning of its arguments")
     why: str = Field(description="the rule or policy that asks")
     taint: list[str] = Field(default_factory=list, description="untrusted content this program has seen came from here")
-    state: ApprovalState = Field(description="`approved` until somebody runs it, then `released`")
+    state: ApprovalState = Field(description="`approved` until it runs, then `released`; `cancelled` by its agent")
     parked_ms: int
     expires_ms: int
     decided_by: Name | None = None

@@ -7,28 +7,38 @@ from pydantic import Field
 from aios_proto.messages.base import Body, Result
 from aios_proto.names import SyscallId
 
-SyscallState = Literal["waiting", "queued", "running", "ended"]
+SyscallState = Literal["parked", "waiting", "queued", "running", "ended"]
+"""`parked`: waits for a human; `waiting`: for other calls; `queued`: for its turn."""
+
+Effect = Literal["possible"]
 
 
 class CancelRequest(Body):
-    """`tool.cancel`: end a call; it answers `syscall.cancelled` itself."""
+    """`tool.cancel`: the same as `syscall.cancel`."""
 
     id: SyscallId
 
 
 class CancelCallRequest(CancelRequest):
-    """`syscall.cancel`: end a model call; it answers `syscall.cancelled` itself, and may be gone on from later."""
+    """`syscall.cancel`: end a call of a model or a tool, or one that waits for a human, wherever it is.
+
+    That call answers `syscall.cancelled` itself; one of a model may be gone on from later.
+    """
 
     keep: bool = Field(
-        False, description="keep what a running call has made for an hour, for calls that name it in `continue_from`"
+        False,
+        description="keep what a running model call has made for an hour, for calls that name it in `continue_from`",
     )
 
 
 class CancelResult(Result):
-    """What the call was doing when the cancel arrived."""
+    """What the call was doing when the cancel arrived; one that has `ended` stays as it ended, with what it did."""
 
     id: SyscallId
     state: SyscallState
+    effect: Effect | None = Field(
+        None, description="`possible`: a tool with effects was stopped while it ran; it may have had them or not"
+    )
 
 
 class AttachRequest(Body):

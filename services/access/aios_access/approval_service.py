@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -31,6 +32,7 @@ from aios_proto.messages.access import (
     ApprovalListRequest,
     ApprovalListResult,
 )
+from aios_proto.messages.syscall import CancelResult, SyscallInfo
 from aios_proto.operations import OPERATIONS, Operation
 
 _QUEUE = "access-approvals"
@@ -39,6 +41,8 @@ _TRIES = 5
 _QUEUED = "AIOS_SYSCALLS"
 _ENDED = "ended"
 _STEP_TIMEOUT_S = 30.0
+_QUEUEING_S = 0.2
+_OPEN = ("pending", "approved")
 
 
 class ApprovalService:
@@ -212,6 +216,50 @@ class ApprovalService:
             raise ResourceConflict("the agent's credential has been revoked", field="approval_id")
         if self._core.decide(identity, entry, headers, known.call_body()).effect == "deny":
             raise ResourceConflict("the policies forbid this call by now", field="approval_id")
+
+    # What its agent does
+
+    def open_calls(self, tenant: str, agent: str) -> list[SyscallInfo]:
+        """The calls of one agent that wait here, or are on their way to their manager."""
+        now_ms = _now_ms()
+        mine = [known for known in self.calls.all() if known.tenant == tenant and known.state in _OPEN]
+        return [known.open_call(now_ms) for known in mine if known.call_headers().agent == agent]
+
+    async def cancel(self, headers: CallHeaders, call_id: str, *, look: bool) -> CancelResult | None:
+        """Ends a call of the same agent that has not begun; None where there is none, or a manager has it.
+
+        Args:
+            headers: of whoever cancels.
+            call_id: names the call.
+            look: whether the bucket is asked, too, and not only what this replica knows.
+
+        Raises:
+            BusUnavailable: the call could not be read or written, or is on its way into the queue.
+        """
+        key = f"{headers.tenant}.{approvals.approval_id_of_key(replace(headers, id=call_id).key)}"
+        if not look and self.calls.get(key) is None:
+            return None
+        for _ in range(_TRIES):
+            found = await self.calls.read(key)
+            if found is None or found[0].state == "released":
+                return None
+            known, revision = found
+            if known.state not in _OPEN:
+                return CancelResult(id=call_id, state="ended")
+            if approvals.is_being_queued(known):
+                if look:
+                    raise BusUnavailable("the call is on its way into the queue", retry_after_s=_QUEUEING_S)
+                return None
+            ended = approvals.sent(approvals.cancelled(known), _now_ms())
+            with suppress(ResourceConflict):
+                await self.calls.put(ended, revision)
+                break
+        else:
+            raise BusUnavailable("the parked call changes too fast to be cancelled", retry_after_s=1)
+        by = f"{headers.tenant}.{headers.agent}"
+        self._audit.trail.approval(known.call_headers(), known.approval_id, "cancelled", by_agent=by)
+        await self._tell(ended)
+        return CancelResult(id=call_id, state=known.open_call(_now_ms()).state)
 
     # What follows
 

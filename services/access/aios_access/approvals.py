@@ -1,10 +1,11 @@
 """When a parked call goes on, is refused or runs out of time, and that it runs once.
 
 A call that needs a human's consent is kept whole under an id made of its key, so the same call sent twice is parked
-once. Its states: `pending` -> `approved` -> `released`, or `pending` -> `denied` | `expired`. Each step is a
-compare-and-set in the store, so of several replicas exactly one takes it. What must follow a step (the call is sent to
-its manager, or its caller is told the end) is done by whoever took it and, where that process died, again by any
-other: sending an approved call twice is safe because whoever runs it redeems the approval first, and only one can.
+once. Its states: `pending` -> `approved` -> `released`, or `pending` -> `denied` | `expired`; its agent may cancel it
+until it has begun (`cancelled`). Each step is a compare-and-set in the store, so of several replicas exactly one takes
+it. What must follow a step (the call is sent to its manager, or its caller is told the end) is done by whoever took it
+and, where that process died, again by any other: sending an approved call twice is safe because whoever runs it redeems
+the approval first, and only one can.
 """
 
 import base64
@@ -15,9 +16,18 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aios_proto import headers as wire
-from aios_proto.errors import AccessDenied, ApprovalDenied, InternalError, ResourceConflict, ResourceNotFound
+from aios_proto.errors import (
+    AccessDenied,
+    AiosError,
+    ApprovalDenied,
+    InternalError,
+    ResourceConflict,
+    ResourceNotFound,
+    SyscallCancelled,
+)
 from aios_proto.headers import CallHeaders
 from aios_proto.messages.access import ApprovalInfo, ApprovalState
+from aios_proto.messages.syscall import SyscallInfo
 from aios_proto.names import Name
 
 ID_DIGITS = 24
@@ -71,6 +81,20 @@ class Parked(BaseModel):
     def call_body(self) -> bytes:
         """The body of the call."""
         return base64.b64decode(self.body)
+
+    def open_call(self, now_ms: int) -> SyscallInfo:
+        """What its agent is shown of it among its open calls."""
+        headers, waits = self.call_headers(), self.state == "pending"
+        return SyscallInfo(
+            id=headers.id,
+            operation=self.operation,
+            state="parked" if waits else "queued",
+            program=headers.program or headers.agent,
+            priority=headers.priority,
+            deadline_ms=self.expires_ms,
+            age_s=round(max(0, now_ms - self.parked_ms) / 1000, 3),
+            why=f"{self.why} asks a human" if waits else "a human has let it pass",
+        )
 
     def info(self) -> ApprovalInfo:
         """What a human is shown."""
@@ -158,8 +182,9 @@ def asked_again(known: Parked, headers: CallHeaders, operation: str, body: bytes
     Raises:
         ResourceConflict: another call has the same id, or it runs already.
         ApprovalDenied: it was refused, or ran out of time.
+        SyscallCancelled: its agent has cancelled it.
     """
-    if known.state in ("denied", "expired"):
+    if known.state in ("denied", "expired", "cancelled"):
         raise refusal_of(known)
     if known.state == "released":
         raise ResourceConflict(
@@ -191,6 +216,22 @@ def decided(known: Parked, state: DecidedState, *, tenant: str, by: str, reason:
 def expired(known: Parked) -> Parked:
     """The next state of one nobody has answered in time, or nobody has run."""
     return known.model_copy(update={"state": "expired", "body": "", "sent_ms": 0})
+
+
+def is_being_queued(known: Parked) -> bool:
+    """Whether it may be on its way into the durable queue: who takes it out there must be told to end it."""
+    return known.state == "approved" and known.durable
+
+
+def cancelled(known: Parked) -> Parked:
+    """The next state when its agent has no use for the call any more: it will not run.
+
+    Raises:
+        ResourceConflict: it has begun, or ended, or another must end it.
+    """
+    if known.state not in ("pending", "approved") or is_being_queued(known):
+        raise ResourceConflict(f"this call is {known.state}")
+    return known.model_copy(update={"state": "cancelled", "body": ""})
 
 
 def sent(known: Parked, now_ms: int) -> Parked:
@@ -235,7 +276,7 @@ def due(known: Parked, now_ms: int) -> tuple[Action, int]:
                 return "expire", now_ms + again_ms
             next_ms = known.sent_ms + again_ms
             return ("send", now_ms + again_ms) if now_ms >= next_ms else ("nothing", next_ms)
-        case "denied" | "expired":
+        case "denied" | "expired" | "cancelled":
             if known.told:
                 return "nothing", 0
             next_ms = known.sent_ms + again_ms
@@ -244,8 +285,10 @@ def due(known: Parked, now_ms: int) -> tuple[Action, int]:
             return "nothing", 0
 
 
-def refusal_of(known: Parked) -> ApprovalDenied:
-    """What the caller is told of a call that a human refused or nobody answered."""
+def refusal_of(known: Parked) -> AiosError:
+    """What the caller is told of a call that a human refused, nobody answered, or its agent cancelled."""
+    if known.state == "cancelled":
+        return SyscallCancelled("the caller cancelled the call before it had begun")
     if known.state == "expired":
         asked = "nobody ran the approved call" if known.decided_by else "nobody answered"
         return ApprovalDenied(f"{known.operation} was not let pass: {asked} in time")

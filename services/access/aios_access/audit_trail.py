@@ -12,7 +12,7 @@ import orjson
 from pydantic import JsonValue
 
 from aios_proto import subjects
-from aios_proto.errors import AccessError, AiosError, ApprovalDenied
+from aios_proto.errors import AccessError, AiosError, ApprovalDenied, SyscallCancelled
 from aios_proto.headers import CallHeaders
 from aios_proto.kernel import CallEnd
 from aios_proto.names import is_name
@@ -178,7 +178,7 @@ class AuditTrail:
         by_agent: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """A parked call has changed its state: `pending`, `approved`, `released`, `denied`, `expired`."""
+        """A parked call has changed its state: see `ApprovalState`."""
         if self.sink is None:
             return
         fields: Fields = {
@@ -196,6 +196,8 @@ class AuditTrail:
             fields["reason"] = _name(reason, _TEXT_CHARS)
         if state in ("denied", "expired"):
             fields["code"] = ApprovalDenied.code
+        elif state == "cancelled":
+            fields["code"] = SyscallCancelled.code
         self.sink.record(_chain_of(headers.tenant), fields)
 
     def connected(self, tenant: str, agent: str, server_id: str, client_id: int) -> None:

@@ -144,7 +144,7 @@ class AccessCore:
         named_deadline = raw_headers is not None and wire.DEADLINE in raw_headers
         if named_deadline:
             self._check_deadline(headers.deadline_ms, now_ms)
-        if not self.presence.serves(operation.manager, operation.name, steady_s):
+        if not route.served_here and not self.presence.serves(operation.manager, operation.name, steady_s):
             raise ManagerUnavailable(f"no running service offers {operation.full_name} now", retry_after_s=1)
         durable = (headers.durability or operation.durability) == "durable"
         return Admitted(identity, headers, operation, route.name, route.target, durable, decision, named_deadline)

@@ -22,6 +22,7 @@ class Route:
         operation: its entry in the system-call table; None where there is no such operation.
         target: where such a call goes on to; empty where there is no such operation.
         name: `<manager>.<operation>` as counted and traced: `unknown` where there is none.
+        served_here: access itself answers it.
         decision: what the policies said last about such a call; None where that depends on more.
     """
 
@@ -31,6 +32,7 @@ class Route:
     operation: Operation | None
     target: str
     name: str
+    served_here: bool = False
     decision: Decision | None = None
     _judged_by: int = 0
     _identity: Identity | None = None
@@ -39,13 +41,18 @@ class Route:
     def of(cls, subject: SyscallSubject) -> "Route":
         """The route of a subject, new."""
         operation = OPERATIONS.get((subject.manager, subject.operation))
+        target, served_here = "", False
+        if operation is not None:
+            served_here = operation.full_name in subjects.ABOUT_CALLS
+            target = (subjects.about_calls if served_here else subjects.kernel)(operation.manager, operation.name)
         return cls(
             subject,
             f"{subject.tenant}.{subject.agent}",
             f"_INBOX.{subject.tenant}.{subject.agent}.",
             operation,
-            "" if operation is None else subjects.kernel(operation.manager, operation.name),
+            target,
             "unknown" if operation is None else operation.full_name,
+            served_here,
         )
 
     def early_decision(self, policies: PolicySet, identity: Identity, operation: Operation) -> Decision | None:

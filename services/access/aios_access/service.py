@@ -18,6 +18,7 @@ from aios_access.core import AccessCore
 from aios_access.directory import Directory, Identity
 from aios_access.management import Management
 from aios_access.nats_jwt import Issuer, Xkey
+from aios_access.open_calls import OpenCalls
 from aios_access.passing import Passing
 from aios_access.policies import DEFAULT_DOCUMENT, Policies
 from aios_access.policy_management import PolicyManagement
@@ -68,6 +69,7 @@ class AccessService:
         self.audit = AuditService(self.service, settings, self.core, self._caller)
         self.taint = TaintService(self.service, settings, self.core)
         self.approvals = ApprovalService(self.service, settings, self.core, self._caller, self.audit, self.taint.passed)
+        OpenCalls(self.service, self.presence, self.approvals)
         self._store: KvAgentStore | None = None
         self._stores: Stores | None = None
         self._watch: asyncio.Task[None] | None = None

@@ -49,6 +49,7 @@ class Answering(Generic[B]):
         metrics: counts outcomes and durations.
         log: gets the cause of unforeseen failures.
         may_begin: whether this is the first to run an approved call; None where none is to be run.
+        ensure_active: raises where another instance does this work now; None where any may.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Answering(Generic[B]):
         metrics: Metrics,
         log: Log,
         may_begin: Callable[[wire.CallHeaders, str], Awaitable[bool]] | None = None,
+        ensure_active: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._role = role
+        self._ensure_active = ensure_active
         self._may_begin = may_begin
         self._name = name
         self._request = request
@@ -100,6 +103,8 @@ class Answering(Generic[B]):
             if _seconds_left(headers) <= 0:
                 raise DeadlineExceeded(f"{name} could not begin before the call's deadline")
             async with deadline:
+                if self._ensure_active is not None:
+                    await self._ensure_active()
                 inside = replace(headers, traceparent=hop.traceparent)
                 result = await self._handler(Call(inside, decode(self._request, message.data)))
             untrusted = getattr(result, "untrusted", False) is True

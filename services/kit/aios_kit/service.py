@@ -93,6 +93,7 @@ class Service:
         self._stop = asyncio.Event()
         self._failure: AiosError | None = None
         self._regaining: asyncio.Task[None] | None = None
+        self._only_while: Hook | None = None
         self._lane: Lane | None = None
         self._health = HealthServer(self.metrics, self._not_ready)
 
@@ -125,6 +126,10 @@ class Service:
         """Another instance is active: this one counts as ready while it waits, or a rollout would wait for ever."""
         self._phase = _STANDING_BY
 
+    def only_while(self, hook: Hook) -> None:
+        """Awaits `hook` before each operation's handler; what it raises is the call's answer."""
+        self._only_while = hook
+
     def on_start(self, hook: Hook) -> None:
         """Awaits `hook` when the bus is connected, before the service is ready."""
         self._on_start.append(hook)
@@ -152,15 +157,31 @@ class Service:
             raise ValueError(msg)
         self._operations.setdefault(manager, []).append(operation)
 
-    def serve(self, manager: str, operation: str, handler: Callable[[Call[B]], Awaitable[Result]]) -> None:
+    def serve(
+        self,
+        manager: str,
+        operation: str,
+        handler: Callable[[Call[B]], Awaitable[Result]],
+        *,
+        subject: str | None = None,
+    ) -> None:
         """Answers an operation: decode, call `handler`, reply `done`; an exception becomes an `error` frame.
 
         The handler runs in a task of its own, until the call's deadline.
+
+        Args:
+            manager: such as `memory`.
+            operation: such as `add`.
+            handler: does the work.
+            subject: where its calls come to; None is the operation's own, and access is told that it is served.
         """
-        self.announce(manager, operation)
+        if subject is None:
+            self.announce(manager, operation)
         request = cast("type[B]", OPERATIONS[manager, operation].request)
         name = f"{manager}.{operation}"
-        answering = Answering(self.role, name, request, handler, self.tracing, self.metrics, self.log, self.may_begin)
+        answering = Answering(
+            *(self.role, name, request, handler, self.tracing, self.metrics, self.log, self.may_begin, self._active)
+        )
 
         async def work(message: Msg) -> None:
             await answering.answer(self.lane, message)
@@ -169,7 +190,7 @@ class Service:
             await self.tasks.start(work(message), name)
 
         subscriber = self.broker.subscriber(
-            subjects.kernel(manager, operation), queue=self.role, decoder=_whole_message, no_reply=True
+            subject or subjects.kernel(manager, operation), queue=self.role, decoder=_whole_message, no_reply=True
         )
         subscriber(consume)
         self._subscribers.append(subscriber)
@@ -187,6 +208,10 @@ class Service:
         if not first:
             self.log.info("an approved call has begun elsewhere", operation=operation, syscall_id=headers.id)
         return first
+
+    async def _active(self) -> None:
+        if self._only_while is not None:
+            await self._only_while()
 
     async def run(self) -> None:
         """Lives until SIGTERM, SIGINT or `stop()`.

@@ -74,6 +74,11 @@ def scheduler_bucket(replicas: int) -> KeyValueConfig:
     return KeyValueConfig(bucket=subjects.SCHEDULER_BUCKET, history=1, replicas=replicas, direct=False)
 
 
+def leases_bucket(replicas: int) -> KeyValueConfig:
+    """`AIOS_LEASES`: which instance is the active one of each service of which only one may be; a key a service."""
+    return KeyValueConfig(bucket=subjects.LEASES_BUCKET, history=1, replicas=replicas, direct=False)
+
+
 async def ensure_stream(js: JetStreamContext, config: StreamConfig, patience_s: float = _PATIENCE_S) -> None:
     """Creates a stream, or updates one that differs.
 

@@ -10,6 +10,7 @@ from nats.aio.msg import Msg
 from aios_kit.envelope import Envelope
 from aios_kit.key_ring import FileKeyRing
 from aios_kit.service import Service
+from aios_kit.sole_instance import SoleInstance
 from aios_kit.streams import ensure_bucket
 from aios_kit.tasks import Tasks
 from aios_kit.vectors.port import VectorStore
@@ -34,7 +35,10 @@ _LOADS_AT_ONCE = 16
 
 
 class MemoryService:
-    """Wires the memory manager to the bus. One process serves an installation: it owns the notes in its memory."""
+    """Wires the memory manager to the bus. One process serves an installation: it owns the notes in its memory.
+
+    Another that is started stands by until the first is gone.
+    """
 
     def __init__(self, settings: MemorySettings, vectors: VectorSettings, store: VectorStore | None = None) -> None:
         self.settings = settings
@@ -48,14 +52,18 @@ class MemoryService:
         self.spaces: Spaces | None = None
         self._notes: AgenticNotes | None = None
         self._keys: TenantKeys | None = None
+        self._sole = SoleInstance(self.service, settings.memory_lease_s)
         self.service.before_start(self._open)
         self.service.on_start(self._start)
         self.service.on_stop(self._stop)
+        self.service.on_stop(self._sole.release)
 
     async def _open(self) -> None:
         settings, service = self.settings, self.service
         bucket = await ensure_bucket(service.js, memory_bucket(settings.jetstream_replicas))
-        store = KvRecordStore(service.js, bucket, Envelope(self._ring), settings.request_timeout_s)
+        store = KvRecordStore(
+            service.js, bucket, Envelope(self._ring), settings.request_timeout_s, self._sole.ensure_active
+        )
         limits = Limits(
             settings.memory_max_items, settings.memory_max_bytes, settings.memory_hot_bytes, settings.memory_lru_k
         )

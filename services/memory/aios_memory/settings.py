@@ -19,5 +19,11 @@ class MemorySettings(EncryptedServiceSettings):
     memory_search_wait_s: float = Field(
         2.0, ge=0, description="longest wait of a semantic search for notes that are not embedded yet"
     )
+    memory_lease_s: float = Field(
+        2.0,
+        ge=0.4,
+        le=30,
+        description="seconds without a sign of life of the active memory manager after which a standby takes over",
+    )
     memory_agentic_timeout_s: float = Field(120.0, gt=0, description="longest wait for the model on an agentic note")
     memory_agentic_neighbours: int = Field(5, ge=0, le=50, description="similar notes an agentic note is shown with")

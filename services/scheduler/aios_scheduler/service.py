@@ -7,6 +7,7 @@ import time
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
+from aios_kit.lease import Lease
 from aios_kit.service import Service
 from aios_kit.streams import (
     IDEMPOTENCY_WINDOW_S,
@@ -31,7 +32,6 @@ from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import CallState, ModelCall
 from aios_scheduler.core.configuration import DEFAULT_POOL
 from aios_scheduler.core.events import Arrived, EndKnown, Event, Tick, WorkerLeft
-from aios_scheduler.lease import Lease
 from aios_scheduler.ledger import End, Entry, Ledger
 from aios_scheduler.management import Management
 from aios_scheduler.outbox import Outbox, error_frame

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import orjson
 from pydantic import JsonValue
@@ -28,6 +29,19 @@ class _Failed(Exception):
         super().__init__(error.message)
         self.failure = failure
         self.error = error
+
+
+@dataclass(slots=True, eq=False)
+class Stop:
+    """How far the end of one call has come.
+
+    Attributes:
+        cancelled: its caller has given it up; its task is cancelled then.
+        settled: the tool has answered, or certainly failed: it is too late to cancel the call.
+    """
+
+    cancelled: bool = False
+    settled: bool = False
 
 
 class Attempts:
@@ -56,14 +70,20 @@ class Attempts:
         self.breakers = Breakers(lambda: Breaker(settings.tool_breaker_failures, settings.tool_breaker_rest_s))
 
     async def run(
-        self, headers: CallHeaders, tool: Tool, arguments: dict[str, JsonValue], progress: Progress, hop: Hop
+        self,
+        headers: CallHeaders,
+        tool: Tool,
+        arguments: dict[str, JsonValue],
+        progress: Progress,
+        hop: Hop,
+        stop: Stop,
     ) -> bytes:
         """The last frame of the call, where it succeeded, now or before.
 
         Raises:
-            AiosError: why it failed.
+            AiosError: why it failed, or that it was cancelled.
         """
-        if "read_only" in tool.spec.effects:
+        if not effects.has_effects(tool.spec):
             return await self._until_answered(headers, tool, arguments, progress, hop, None)
         claims = self._claims()
         claimed = await claims.claim(headers.key)
@@ -78,10 +98,17 @@ class Attempts:
             claimed = taken
         try:
             frame = await self._until_answered(headers, tool, arguments, progress, hop, claimed.revision)
-        except AiosError as error:
-            failed = replies.failed(headers.id, error, trace_id=hop.trace_id)
-            await self._finish(headers, claimed, failed)
-            raise
+        except (AiosError, asyncio.CancelledError) as caught:
+            if isinstance(caught, AiosError):
+                error = caught
+            elif stop.cancelled:
+                error = effects.cancelled(tool.spec)
+            else:
+                raise
+            stop.settled = True
+            await self._finish(headers, claimed, replies.failed(headers.id, error, trace_id=hop.trace_id))
+            raise error from None
+        stop.settled = True
         await self._finish(headers, claimed, frame)
         return frame
 

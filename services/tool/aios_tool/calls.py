@@ -7,7 +7,7 @@ the last frame again. For tools with effects that also holds when the manager is
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from nats.aio.msg import Msg
@@ -32,9 +32,10 @@ from aios_proto.errors import (
 )
 from aios_proto.headers import CallHeaders
 from aios_proto.kernel import CallFact
-from aios_proto.messages.syscall import CancelResult
-from aios_proto.messages.tool import ToolCallRequest
-from aios_tool.attempts import Attempts
+from aios_proto.messages.syscall import CancelResult, ListResult, SyscallInfo, SyscallState
+from aios_proto.messages.tool import ToolCallRequest, ToolSpec
+from aios_tool.attempts import Attempts, Stop
+from aios_tool.core import effects
 from aios_tool.core.gate import Gate
 from aios_tool.core.registry import Registry, Tool
 from aios_tool.core.resources import claim_of
@@ -46,6 +47,9 @@ DEFAULT_DEADLINE_S = 120.0
 SIGN_OF_LIFE_S = 10.0
 """A caller that hears nothing for twenty seconds asks again; an empty piece of progress tells it that the call runs."""
 
+SECOND_LOOK_S = 0.5
+"""A call that access has passed on may not be here yet when its cancel is: so long it is waited for."""
+
 _REMEMBERED_BYTES = 64 << 20
 
 
@@ -55,11 +59,14 @@ class _Running:
 
     Attributes:
         replies: everyone who asked for it under its id.
+        task: serves it.
+        tool: what it calls; None until that is found.
+        arrived: Unix time in seconds.
         said: characters of progress so far.
         pieces: of progress so far.
-        cancelled: by the caller.
+        stop: whether it may still be cancelled.
         started: it has passed the gate.
-        begun: its task has taken its first step.
+        begun: its task answers it from now on, or has found that another manager does.
         harmless: it has not begun, or does no harm when it is begun again.
         at_gate: resolves when it may start.
     """
@@ -67,9 +74,11 @@ class _Running:
     headers: CallHeaders
     replies: list[str]
     task: "asyncio.Task[None] | None" = None
+    tool: ToolSpec | None = None
+    arrived: float = field(default_factory=time.time)
     said: int = 0
     pieces: int = 0
-    cancelled: bool = False
+    stop: Stop = field(default_factory=Stop)
     started: bool = False
     harmless: bool = True
     begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,6 +93,7 @@ class Calls:
         settings: limits.
         registry: the tools.
         attempts: runs them.
+        ensure_active: raises BusUnavailable where another tool manager takes the calls now.
     """
 
     def __init__(
@@ -92,14 +102,17 @@ class Calls:
         settings: ToolSettings,
         registry: Registry,
         attempts: Attempts,
+        ensure_active: Callable[[], Awaitable[None]],
     ) -> None:
         self._service = service
+        self._ensure_active = ensure_active
         self._settings = settings
         self._registry = registry
         self._attempts = attempts
         self._gate = Gate()
         self._tasks = Tasks(settings.tool_max_calls, service.log)
         self._running: dict[str, _Running] = {}
+        self._awaited: dict[str, asyncio.Event] = {}
         self._ended: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
         self._ended_bytes = 0
 
@@ -127,11 +140,18 @@ class Calls:
         if ended is not None and ended[0] > time.monotonic():
             await self._send(headers.reply, ended[1])
             return
+        try:
+            await self._ensure_active()
+        except BusUnavailable as error:
+            await self._send(headers.reply, replies.failed(headers.id, error))
+            return
         if len(self._running) >= self._settings.tool_max_calls:
             full = QueueFull(f"{len(self._running)} calls of tools are open", retry_after_s=1)
             await self._send(headers.reply, replies.failed(headers.id, full))
             return
         running = self._running[headers.key] = _Running(headers, [headers.reply])
+        if (awaited := self._awaited.pop(headers.key, None)) is not None:
+            awaited.set()
         running.task = await self._tasks.start(self._serve(running, message.data), OPERATION)
 
     async def give_signs_of_life(self) -> None:
@@ -142,28 +162,57 @@ class Calls:
                 await self._progress(running, "")
 
     async def cancel(self, headers: CallHeaders, call_id: str) -> CancelResult:
-        """Ends a call of the same agent; the tool is told.
+        """Ends a call of the same agent; the tool is told. One whose tool has answered already ends as it says.
 
         Raises:
             SyscallUnknown: there is no such call (any more).
         """
         key = replace(headers, id=call_id).key
+        if key not in self._running and key not in self._ended:
+            await self._arrival(key)
         running = self._running.get(key)
+        if running is not None:
+            await running.begun.wait()  # a task that is cancelled before its first step answers nobody
+            running = self._running.get(key)
         if running is None or running.task is None:
             if key in self._ended:
                 return CancelResult(id=call_id, state="ended")
             raise SyscallUnknown(f"no call {call_id} of a tool is open", field="id")
-        running.cancelled = True
-        await running.begun.wait()  # a task that is cancelled before its first step answers nobody
-        running.task.cancel()
-        return CancelResult(id=call_id, state="running" if running.started else "queued")
+        stop = running.stop
+        if stop.settled and not stop.cancelled:
+            return CancelResult(id=call_id, state="ended")
+        if not stop.cancelled:  # a second one would disturb what the first began
+            stop.cancelled = True
+            running.task.cancel()
+        possible = running.started and running.tool is not None and effects.has_effects(running.tool)
+        return CancelResult(id=call_id, state=_state(running), effect="possible" if possible else None)
+
+    def open_calls(self, headers: CallHeaders, limit: int) -> ListResult:
+        """The calls of one agent that have not ended, the oldest first."""
+        mine = [
+            running
+            for running in self._running.values()
+            if (running.headers.tenant, running.headers.agent) == (headers.tenant, headers.agent)
+        ]
+        return ListResult(calls=[_shown(running) for running in mine[:limit]])
+
+    async def _arrival(self, key: str) -> None:
+        """Waits a moment for a call that access has passed on and that is not here yet."""
+        awaited = self._awaited.setdefault(key, asyncio.Event())
+        try:
+            async with asyncio.timeout(SECOND_LOOK_S):
+                await awaited.wait()
+        except TimeoutError:
+            if self._awaited.get(key) is awaited:
+                del self._awaited[key]
 
     async def _serve(self, running: _Running, body: bytes) -> None:
         headers, begun = running.headers, time.monotonic()
-        running.begun.set()
         if headers.approval and not await self._service.may_begin(headers, OPERATION):
             del self._running[headers.key]
+            running.begun.set()
             return
+        running.begun.set()
         hop = self._service.tracing.hop(
             OPERATION,
             headers.traceparent,
@@ -184,8 +233,8 @@ class Calls:
             failure = error
         except asyncio.CancelledError:
             failure = (
-                SyscallCancelled("the caller cancelled the call")
-                if running.cancelled
+                _cancelled(running)
+                if running.stop.cancelled
                 else ManagerUnavailable("the tool manager stopped before the call ended", retryable=running.harmless)
             )
         except Exception as error:
@@ -212,6 +261,7 @@ class Calls:
     async def _run(self, running: _Running, body: ToolCallRequest, hop: Hop) -> bytes:
         headers = running.headers
         tool = self._registry.find(headers.tenant, body.name)
+        running.tool = tool.spec
         hop.set({telemetry.GEN_AI_TOOL_NAME: tool.spec.name, telemetry.TOOL_SOURCE: tool.record.source})
         fault = tool.input_schema.check(body.arguments, "arguments")
         if fault is not None:
@@ -224,7 +274,7 @@ class Calls:
             async def progress(text: str) -> None:
                 await self._progress(running, text)
 
-            return await self._attempts.run(inside, tool, body.arguments, progress, hop)
+            return await self._attempts.run(inside, tool, body.arguments, progress, hop, running.stop)
         finally:
             self._leave(headers.key)
 
@@ -281,6 +331,32 @@ class Calls:
         )
         kind = "syscall.completed" if code is None else "syscall.failed"
         await self._send(subjects.event(headers.tenant, kind), fact.model_dump_json(exclude_none=True).encode())
+
+
+def _state(running: _Running) -> SyscallState:
+    return "running" if running.started else "queued"
+
+
+def _cancelled(running: _Running) -> SyscallCancelled:
+    if running.started and running.tool is not None:
+        return effects.cancelled(running.tool)
+    return SyscallCancelled("the caller cancelled the call before it ran")
+
+
+def _shown(running: _Running) -> SyscallInfo:
+    headers, now = running.headers, time.time()
+    name = "its tool" if running.tool is None else running.tool.name
+    why = None if running.started else f"waits for other calls of {name}, or for what they read and write"
+    return SyscallInfo(
+        id=headers.id,
+        operation=OPERATION,
+        state=_state(running),
+        program=headers.program or headers.agent,
+        priority=headers.priority,
+        deadline_ms=headers.deadline_ms or int((running.arrived + DEFAULT_DEADLINE_S) * 1000),
+        age_s=round(max(0.0, now - running.arrived), 3),
+        why=why,
+    )
 
 
 def _seconds_left(headers: CallHeaders) -> float:

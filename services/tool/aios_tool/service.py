@@ -13,6 +13,7 @@ from nats.errors import Error as NatsError
 
 from aios_kit.operation import Answering, Call
 from aios_kit.service import Service
+from aios_kit.sole_instance import SoleInstance
 from aios_kit.streams import ensure_bucket, ensure_stream, events_stream
 from aios_kit.tasks import Tasks
 from aios_proto import subjects
@@ -20,7 +21,7 @@ from aios_proto.errors import AiosError, ResourceConflict
 from aios_proto.ids import new_syscall_id
 from aios_proto.kernel import PRESENCE_INTERVAL_S
 from aios_proto.messages.base import Body, Empty, Result
-from aios_proto.messages.syscall import CancelRequest, CancelResult
+from aios_proto.messages.syscall import CancelRequest, CancelResult, ListRequest, ListResult
 from aios_proto.messages.tool import (
     RegisterRequest,
     ToolInfo,
@@ -57,7 +58,7 @@ _QUEUE = "tool"
 _WATCH_AGAIN_S = 0.2
 _WRITE_TRIES = 5
 # While the last calls end, the processes that run their tools must still be heard.
-_WHILE_DRAINING = ["result", "cancel"]
+_WHILE_DRAINING = ["result"]
 
 
 class ToolService:
@@ -83,15 +84,17 @@ class ToolService:
             lambda: self.claims,
             service.log,
         )
-        self.calls = Calls(service, settings, self.registry, self._attempts)
+        self._sole = SoleInstance(service, settings.tool_lease_s)
+        self.calls = Calls(service, settings, self.registry, self._attempts, self._sole.ensure_active)
         service.on_start(self._start)
         service.on_reconnect(self._reconnected)
         service.on_drain(self._drain)
         service.on_stop(self._stop)
+        service.on_stop(self._sole.release)
         service.serve("tool", "register", self._register)
         service.serve("tool", "unregister", self._unregister)
         service.serve("tool", "list", self._list)
-        for operation in ("call", "result", "cancel"):
+        for operation in ("call", "result"):
             service.announce("tool", operation)
 
     @property
@@ -129,18 +132,13 @@ class ToolService:
         self._own(self.calls.give_signs_of_life(), "signs of life")
         # Every call of a tool comes here: on the lane, as `aios_kit.lane` says. What ends calls stays open longer.
         await service.lane.subscribe(subjects.kernel("tool", "call"), self.calls.on_call, queue=_QUEUE)
-        self._late = [
-            await service.nc.subscribe(
-                subjects.kernel("tool", "result"),
-                queue=_QUEUE,
-                cb=self._served("result", ToolResultRequest, self._result),
-            ),
-            await service.nc.subscribe(
-                subjects.kernel("tool", "cancel"),
-                queue=_QUEUE,
-                cb=self._served("cancel", CancelRequest, self._cancel),
-            ),
-        ]
+        late = {
+            "result": self._served("result", ToolResultRequest, self._result),
+            "cancel": self._served("cancel", CancelRequest, self._cancel),
+            "calls": self._served("calls", ListRequest, self._calls),
+        }
+        for name, handler in late.items():
+            self._late.append(await service.nc.subscribe(subjects.kernel("tool", name), queue=_QUEUE, cb=handler))
 
     async def _offer_builtins(self) -> None:
         wanted, calls = self.settings.tool_builtins, self.service.kernel_calls
@@ -304,6 +302,9 @@ class ToolService:
 
     async def _cancel(self, call: Call[CancelRequest]) -> CancelResult:
         return await self.calls.cancel(call.headers, call.body.id)
+
+    async def _calls(self, call: Call[ListRequest]) -> ListResult:
+        return self.calls.open_calls(call.headers, call.body.limit)
 
     def _info(self, tool: Tool) -> ToolInfo:
         mounted = tool.record.source != "mcp" or self._mcp.connected(tool)

@@ -16,6 +16,12 @@ class ToolSettings(ServiceSettings):
     tool_max_result_bytes: int = Field(1 << 20, ge=1024, description="bytes of JSON a tool may answer")
     tool_breaker_failures: int = Field(5, ge=1, description="failures in a row after which a tool is left alone")
     tool_breaker_rest_s: float = Field(5, gt=0, description="seconds a failing tool is left alone at first")
+    tool_lease_s: float = Field(
+        2.0,
+        ge=0.4,
+        le=30,
+        description="seconds without a sign of life of the active tool manager after which a standby takes over",
+    )
     tool_ping_s: float = Field(1, gt=0, description="seconds between looks whether the process of a call still lives")
     tool_builtins: list[str] = Field(
         default_factory=lambda: ["calculator", "time", "files", "memory", "fetch", "python"],

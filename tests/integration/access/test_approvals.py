@@ -208,6 +208,62 @@ async def test_a_call_of_an_agent_that_was_revoked_meanwhile_does_not_run(tmp_pa
         assert made.rocket.launched == []
 
 
+async def test_a_waiting_call_is_cancelled_by_its_agent_and_never_runs(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        agent, other = await made.agent("pilot"), await made.agent("copilot")
+        reply, frame = await ask(agent, call_id := new_syscall_id())
+        # Nobody else's business.
+        assert (await other.error("syscall", "cancel", {"id": call_id}))["code"] == "manager.unavailable"
+        cancelled = await agent.result("syscall", "cancel", {"id": call_id})
+        assert cancelled == {"id": call_id, "state": "parked"}
+        assert (await agent.inbox.until_end(reply))[-1]["error"]["code"] == "syscall.cancelled"
+        assert (await agent.result("syscall", "cancel", {"id": call_id}))["state"] == "ended"
+        shown = (await made.human.result("access", "approvals", {"all": True}))["approvals"]
+        assert [(each["approval_id"], each["state"]) for each in shown] == [(frame["approval_id"], "cancelled")]
+        assert await made.pending() == []
+        late = await made.human.error("access", "approve", {"approval_id": frame["approval_id"]})
+        assert late["code"] == "resource.conflict"
+        assert (await agent.error("tool", "call", {"name": "rocket"}, call_id=call_id))["code"] == "syscall.cancelled"
+        assert made.rocket.launched == []
+        assert agent.inbox.waiting(reply) == 0
+
+
+async def test_an_approved_call_that_nobody_has_begun_can_still_be_cancelled(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        agent = await made.agent("pilot")
+        for subscriber in made.rocket.service._subscribers:  # the tool manager is away
+            await subscriber.subscription.unsubscribe()
+        await made.rocket.service.nc.flush()
+        reply, frame = await ask(agent, call_id := new_syscall_id())
+        await made.human.result("access", "approve", {"approval_id": frame["approval_id"]})
+        assert (await agent.result("syscall", "cancel", {"id": call_id}))["state"] == "queued"
+        assert (await agent.inbox.until_end(reply))[-1]["error"]["code"] == "syscall.cancelled"
+        back = Rocket(made.server)
+        async with running_in_process(back.service):
+            reply, frame = await ask(agent, later := new_syscall_id())
+            await made.human.result("access", "approve", {"approval_id": frame["approval_id"]})
+            assert (await agent.inbox.until_end(reply, timeout_s=20))[-1]["type"] == "done"
+            assert back.launched == [later]
+
+
+async def test_waiting_calls_are_among_the_open_calls_of_their_agent(tmp_path: Path) -> None:
+    async with world(tmp_path) as made:
+        agent = await made.agent("pilot")
+        # Without a scheduler nobody knows all of them.
+        assert (await agent.error("syscall", "list"))["code"] == "manager.unavailable"
+        async with running_process("aios_scheduler", made.server, "scheduler", wait_ready=False) as scheduler:
+            await scheduler.logged("holds the lease")
+            _, frame = await ask(agent, call_id := new_syscall_id())
+            async with asyncio.timeout(20):
+                while (listed := await agent.call("syscall", "list"))["type"] == "error":
+                    assert listed["error"]["code"] == "manager.unavailable"  # the scheduler is not there yet
+            (open_call,) = listed["result"]["calls"]
+            assert (open_call["id"], open_call["operation"]) == (call_id, "tool.call")
+            assert (open_call["state"], open_call["deadline_ms"]) == ("parked", frame["expires_ms"])
+            unknown = await agent.error("syscall", "cancel", {"id": "nothing"})
+            assert (unknown["code"], unknown["field"]) == ("syscall.unknown", "id")
+
+
 async def test_a_consent_survives_kill_9_of_access_and_a_restart_of_the_bus(tmp_path: Path) -> None:
     async with world(tmp_path) as made:
         agent = await made.agent("pilot")

@@ -5,7 +5,7 @@ import pytest
 from aios_access import approvals
 from aios_access.approvals import Parked
 from aios_proto import headers as wire
-from aios_proto.errors import AccessDenied, ApprovalDenied, ResourceConflict, ResourceNotFound
+from aios_proto.errors import AccessDenied, ApprovalDenied, ResourceConflict, ResourceNotFound, SyscallCancelled
 from aios_proto.headers import CallHeaders
 
 NOW = 1_000_000
@@ -153,3 +153,34 @@ def test_a_deadline_nobody_named_counts_from_the_consent_on() -> None:
 @pytest.mark.parametrize("value", [b"", b"{}", b"\x00", b'{"approval_id": 5}'])
 def test_a_stored_value_that_cannot_be_read_is_none(value: bytes) -> None:
     assert approvals.read(value) is None
+
+
+def test_its_agent_can_cancel_it_until_it_has_begun() -> None:
+    for known in (call(), approved(call())):
+        ended = approvals.cancelled(known)
+        assert (ended.state, ended.body, ended.info().state) == ("cancelled", "", "cancelled")
+        assert approvals.due(ended, NOW)[0] == "tell"
+        assert approvals.due(approvals.told(ended), NOW) == ("nothing", 0)
+        assert isinstance(approvals.refusal_of(ended), SyscallCancelled)
+        with pytest.raises(SyscallCancelled):
+            approvals.asked_again(ended, headers(), "tool.call", BODY)
+        with pytest.raises(ResourceConflict):
+            approvals.redeemed(ended, "h1", NOW)
+        with pytest.raises(ResourceConflict):
+            approved(ended)
+
+
+def test_what_has_begun_or_ended_is_not_cancelled_here() -> None:
+    released = approvals.redeemed(approved(call()), "h1", NOW)
+    assert released is not None
+    denied = approvals.decided(call(), "denied", tenant="acme", by="boss", reason=None, now_ms=NOW)
+    for known in (released, denied, approvals.expired(call())):
+        with pytest.raises(ResourceConflict):
+            approvals.cancelled(known)
+
+
+def test_one_that_may_be_in_the_queue_already_is_left_to_who_takes_it_out() -> None:
+    queued = approved(call().model_copy(update={"durable": True}))
+    assert approvals.is_being_queued(queued)
+    with pytest.raises(ResourceConflict):
+        approvals.cancelled(queued)

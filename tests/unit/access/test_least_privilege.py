@@ -68,6 +68,7 @@ STORES: Final = {
     "storage": f"KV_{subjects.STORAGE_BUCKET}",
     "tools": f"KV_{subjects.TOOLS_BUCKET}",
     "tool calls": f"KV_{subjects.TOOL_CALLS_BUCKET}",
+    "leases": f"KV_{subjects.LEASES_BUCKET}",
 }
 
 
@@ -137,6 +138,7 @@ TABLE: Final[dict[Role, May]] = {
         say=frozenset({"agents' inboxes", "llm calls", "llm embed", "syscall cancel"}),
         hear=frozenset({"memory calls", "memory pools", "facts of keys"}),
         keep=frozenset({"memory"}),
+        read=frozenset({"leases"}),  # and its own is written, see below
     ),
     "storage": May(
         say=frozenset({"agents' inboxes", "llm embed", "interactions"}),
@@ -147,6 +149,7 @@ TABLE: Final[dict[Role, May]] = {
         say=frozenset({"agents' inboxes", "memory calls", "storage calls", "policy checks"}),
         hear=frozenset({"tool calls"}),
         keep=frozenset({"tools", "tool calls"}),
+        read=frozenset({"leases"}),
     ),
     "gateway": May(say=frozenset(), hear=frozenset()),
 }
@@ -207,6 +210,13 @@ def test_a_service_may_keep_and_read_its_own_stores_and_no_others(role: Role) ->
             assert publish.allows(f"$KV.{bucket}.key") is (name in TABLE[role].keep), name
         if kind == "OBJ":
             assert publish.allows(f"$O.{bucket}.C.x") is (name in TABLE[role].keep), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_service_may_hold_its_own_lease_and_no_others(role: Role) -> None:
+    publish = Found(service_permissions(role).publish)
+    held = {other for other in ROLES if publish.allows(f"$KV.{subjects.LEASES_BUCKET}.{other}")}
+    assert held == ({role} if role in ("memory", "tool") else set())
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -48,3 +48,16 @@ def test_a_route_is_found_once_and_what_is_made_up_is_not_remembered() -> None:
     assert routes.find("aios.sys.acme.alice.memory.conquer") is not made_up
     assert routes.find("aios.sys.acme") is None
     assert routes.find("aios.evt.acme.alice.memory.add") is None
+
+
+def test_operations_on_calls_that_may_be_anywhere_stay_at_access() -> None:
+    routes = Routes()
+    for name, target, here in (
+        ("syscall.cancel", "aios.k.access.syscall.cancel", True),
+        ("syscall.list", "aios.k.access.syscall.list", True),
+        ("tool.cancel", "aios.k.access.tool.cancel", True),
+        ("syscall.attach", "aios.k.syscall.attach", False),
+    ):
+        route = routes.find(f"aios.sys.acme.alice.{name}")
+        assert route is not None
+        assert (route.target, route.served_here) == (target, here)

@@ -8,7 +8,7 @@ recognised.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -44,9 +44,18 @@ class KvRecordStore:
         bucket: the bucket.
         envelope: seals and opens the values.
         timeout_s: longest wait for one answer.
+        ensure_active: awaited before each change; raises BusUnavailable where another process keeps the records now.
     """
 
-    def __init__(self, js: JetStreamContext, bucket: KeyValue, envelope: Envelope, timeout_s: float) -> None:
+    def __init__(
+        self,
+        js: JetStreamContext,
+        bucket: KeyValue,
+        envelope: Envelope,
+        timeout_s: float,
+        ensure_active: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._ensure_active = ensure_active
         self._js = js
         self._bucket = bucket
         self._envelope = envelope
@@ -94,6 +103,7 @@ class KvRecordStore:
 
     async def remove(self, key: str, call: str) -> None:
         """See `RecordStore.remove`."""
+        await self._ensure_active()
         async with self._reaching():
             await self._js.publish(
                 f"$KV.{_BUCKET}.{key}", headers={_OPERATION: "DEL", _CALL: call}, timeout=self._timeout_s
@@ -138,6 +148,7 @@ class KvRecordStore:
 
     async def purge(self, tenant: str) -> None:
         """See `RecordStore.purge`."""
+        await self._ensure_active()
         async with self._reaching(_LOAD_TIMEOUT_S):
             await self._js.purge_stream(f"KV_{_BUCKET}", subject=f"$KV.{_BUCKET}.{tenant}.>")
 
@@ -155,6 +166,7 @@ class KvRecordStore:
         return found
 
     async def _publish(self, key: str, value: bytes, expected: int, ttl_s: float | None) -> int | None:
+        await self._ensure_active()
         headers = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(expected)}
         try:
             async with self._reaching():

@@ -2,7 +2,14 @@
 
 from typing import Literal
 
-from aios_proto.errors import AiosError, ToolFailed, ToolInvalidOutput, ToolLimitExceeded, ToolUnavailable
+from aios_proto.errors import (
+    AiosError,
+    SyscallCancelled,
+    ToolFailed,
+    ToolInvalidOutput,
+    ToolLimitExceeded,
+    ToolUnavailable,
+)
 from aios_proto.messages.tool import ToolSpec
 
 Failure = Literal["not_started", "owner_lost", "timeout", "said_no", "invalid_output"]
@@ -55,6 +62,18 @@ def owner_lost(spec: ToolSpec) -> AiosError:
 def timed_out(spec: ToolSpec, timeout_s: float) -> AiosError:
     """The tool took too long."""
     return ToolLimitExceeded(f"{spec.name} did not end within its {timeout_s:.3g} s", retryable=spec.repeatable)
+
+
+def cancelled(spec: ToolSpec) -> SyscallCancelled:
+    """Its caller gave the call up while the tool ran."""
+    if not has_effects(spec):
+        return SyscallCancelled("the caller cancelled the call")
+    return SyscallCancelled(f"the caller cancelled the call while {spec.name} ran; it may have had its effect or not")
+
+
+def has_effects(spec: ToolSpec) -> bool:
+    """Whether a run may change anything."""
+    return "read_only" not in spec.effects
 
 
 def interrupted_before(spec: ToolSpec) -> AiosError:

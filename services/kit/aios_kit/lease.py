@@ -1,14 +1,17 @@
-"""Which scheduler is the active one: whoever holds a key in a bucket, and renews it.
+"""Which of several instances of a service is the active one: whoever holds a key in a bucket, and renews it.
 
 The others watch the key. When it has not changed for `ttl_s` *by their own clock*, one of them replaces it. Only one
 can, because each names the revision it replaces (compare and swap); so no clocks are compared. The revision with which
-the lease was taken is the fencing token: it only ever grows, goes with every command to a worker, and a worker obeys
-none that is older than the newest it has seen (Chubby's sequencers; Burrows, OSDI 2006).
+the lease was taken is the fencing token: it only ever grows, and goes with every command to someone who obeys none that
+is older than the newest it has seen (Chubby's sequencers; Burrows, OSDI 2006). Where nobody looks at tokens, the holder
+asks `still_held` before it acts: by its own clock, counted from before the last renewal was sent, nobody can have taken
+the lease yet (Gray and Cheriton, SOSP 1989).
 """
 
 import asyncio
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 
 from nats.errors import Error as NatsError
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
@@ -16,6 +19,7 @@ from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aios_kit.logs import Log
+from aios_proto.errors import BusUnavailable
 
 KEY = "lease"
 
@@ -38,11 +42,13 @@ class Lease:
 
     Args:
         bucket: where the key is.
-        instance: who wants it. A lease of the same instance's earlier process is taken over at once.
+        instance: who wants it. A lease of the same instance's earlier process is taken over at once if it is `gone`.
         ttl_s: without a renewal for so long it may be taken.
         timeout_s: longest wait for one answer of the bus.
         waiting: called when another holds it.
         lost: called when another has taken it.
+        key: names the lease.
+        gone: whether a process of the same instance is no more; asked once of each. None takes that for granted.
     """
 
     def __init__(
@@ -54,8 +60,16 @@ class Lease:
         waiting: Callable[[], None],
         lost: Callable[[], None],
         log: Log,
+        *,
+        key: str = KEY,
+        gone: Callable[[Holder], Awaitable[bool]] | None = None,
     ) -> None:
         self._bucket = bucket
+        self._key = key
+        self._gone = gone
+        self._asked: set[str] = set()
+        self._valid_until = 0.0
+        self._one_renewal = asyncio.Lock()
         self._me = Holder(instance=instance, process=secrets.token_hex(8))
         self._ttl_s = ttl_s
         self._timeout_s = timeout_s
@@ -67,14 +81,32 @@ class Lease:
         self.token = 0
         """The fencing token; 0 while it is not held."""
 
+    @property
+    def process(self) -> str:
+        """Tells this process from others of the same instance."""
+        return self._me.process
+
+    async def still_held(self) -> bool:
+        """Whether nobody else can have taken it; asks the bus only where the last renewal is too long ago to know.
+
+        Raises:
+            BusUnavailable: the bus does not say.
+        """
+        if self.token and time.monotonic() < self._valid_until:
+            return True
+        try:
+            return await self._renew_once(only_if_due=True)
+        except (NatsError, TimeoutError) as error:
+            raise BusUnavailable("the lease cannot be confirmed", retry_after_s=_RETRY_S) from error
+
     async def acquire(self) -> None:
         """Waits until the lease is held."""
         known: KeyValue.Entry | None = None
         told = ""
-        watcher = await self._bucket.watch(KEY)
+        watcher = await self._bucket.watch(self._key)
         try:
             while True:
-                if known is None or known.operation is not None or self._is_mine(known):
+                if known is None or known.operation is not None or await self._may_succeed(known):
                     if await self._take(0 if known is None or known.revision is None else known.revision):
                         return
                 elif (holder := _read(known)) is not None and holder.instance != told:
@@ -110,14 +142,14 @@ class Lease:
         self.token = 0
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._bucket.delete(KEY, last=self._revision)
+                await self._bucket.delete(self._key, last=self._revision)
         except (NatsError, TimeoutError) as error:
             self._log.warning("the lease was not given back; it will expire", error=str(error) or type(error).__name__)
 
     async def _take(self, revision: int) -> bool:
+        begun = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                self._revision = await self._bucket.update(KEY, self._me.model_dump_json().encode(), last=revision)
+            self._revision = await self._write(revision)
         except KeyWrongLastSequenceError:
             return False  # another was faster
         except (NatsError, TimeoutError) as error:
@@ -125,6 +157,7 @@ class Lease:
             await asyncio.sleep(_RETRY_S)
             return False
         self.token = self._revision
+        self._valid_until = begun + self._ttl_s
         self._log.info("holds the lease", fence=self.token)
         return True
 
@@ -132,38 +165,65 @@ class Lease:
         while True:
             await asyncio.sleep(self._ttl_s / _RENEWALS)
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    self._revision = await self._bucket.update(
-                        KEY, self._me.model_dump_json().encode(), last=self._revision
-                    )
+                if not await self._renew_once():
+                    return
+            except (NatsError, TimeoutError) as error:
+                self._log.warning("the lease could not be renewed", error=str(error) or type(error).__name__)
+
+    async def _renew_once(self, *, only_if_due: bool = False) -> bool:
+        """Renews it, or only where nobody did while this waited for its turn; False when another has it.
+
+        Raises:
+            nats.errors.Error, TimeoutError: the bus does not say.
+        """
+        async with self._one_renewal:
+            if not self.token:
+                return False
+            begun = time.monotonic()
+            if only_if_due and begun < self._valid_until:
+                return True
+            try:
+                self._revision = await self._write(self._revision)
             except KeyWrongLastSequenceError:
                 current = await self._look()
                 if current is None:
-                    continue  # the bus does not say; the next renewal will fail too
-                if current.operation is None and _read(current) == self._me and current.revision is not None:
-                    self._revision = current.revision  # the answer to a renewal was lost
-                    continue
-                self._log.error("another scheduler has taken the lease", holder=_name(current))
-                self.token = 0
-                self._lost()
-                return
-            except (NatsError, TimeoutError) as error:
-                self._log.warning("the lease could not be renewed", error=str(error) or type(error).__name__)
+                    raise TimeoutError from None  # the next renewal will fail too
+                if current.operation is not None or _read(current) != self._me or current.revision is None:
+                    self._log.error("another has taken the lease", holder=_name(current))
+                    self.token = 0
+                    self._lost()
+                    return False
+                self._revision = current.revision  # the answer to a renewal was lost
+                return True
+            self._valid_until = begun + self._ttl_s
+            return True
+
+    async def _write(self, revision: int) -> int:
+        async with asyncio.timeout(self._timeout_s):
+            return await self._bucket.update(self._key, self._me.model_dump_json().encode(), last=revision)
 
     async def _look(self) -> KeyValue.Entry | None:
         """What stands there now, also that it was given back; None where the bus does not say, or it was never held."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._bucket.get(KEY)
+                return await self._bucket.get(self._key)
         except KeyNotFoundError as error:
             entry: KeyValue.Entry | None = error.entry
             return entry
         except (NatsError, TimeoutError):
             return None
 
-    def _is_mine(self, entry: KeyValue.Entry) -> bool:
+    async def _may_succeed(self, entry: KeyValue.Entry) -> bool:
+        """Whether it is held by an earlier process of this instance that is no more."""
         holder = _read(entry)
-        return holder is not None and holder.instance == self._me.instance
+        if holder is None or holder.instance != self._me.instance:
+            return False
+        if self._gone is None:
+            return True
+        if holder.process in self._asked:
+            return False
+        self._asked.add(holder.process)
+        return await self._gone(holder)
 
 
 def _read(entry: KeyValue.Entry) -> Holder | None:
