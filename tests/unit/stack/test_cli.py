@@ -21,7 +21,7 @@ def cli() -> click.Group:
 def test_all_commands_of_the_stack_are_there(cli: click.Group) -> None:
     assert set(cli.commands) == {
         *("up", "down", "ps", "logs", "run", "top", "trace", "provision", "backup", "restore"),
-        *("agent", "tenant", "policy", "quota", "approvals", "audit"),
+        *("agent", "tenant", "policy", "quota", "pool", "approvals", "audit"),
     }
     shown = CliRunner().invoke(cli, ["--help"])
     assert shown.exit_code == 0
