@@ -18,7 +18,7 @@ from aios_proto.kernel import WORKER_INTERVAL_S, WORKER_TIMEOUT_S
 
 WorkerId = tuple[str, str]
 
-_PATIENCE_S = 1.5 * WORKER_INTERVAL_S
+_PATIENCE_S = 1.1 * WORKER_INTERVAL_S
 _ANSWER_S = 0.25
 
 

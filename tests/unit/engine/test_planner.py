@@ -298,3 +298,16 @@ def test_sequences_that_go_on_share_a_step_and_a_long_prompt_keeps_its_chunks() 
     for chunk in step.prefills:
         plan.prefilled(chunk)
     assert plan.next_step().prefills == (PrefillChunk(2, 0, 4, last=False),)
+
+
+def test_prompts_that_end_with_a_step_share_two_chunks_of_it_and_no_more() -> None:
+    plan = planner(slots=4, slot_tokens=40, chunk=4)
+    for identity in (1, 2, 3):
+        plan.enqueue(identity, [identity] * 3, 5)
+    plan.enqueue(4, [4, 4], 5)
+    plan.admit()
+    step = plan.next_step()
+    assert [(chunk.sequence, chunk.stop) for chunk in step.prefills] == [(1, 3), (2, 3), (4, 2)]
+    for chunk in step.prefills:
+        plan.prefilled(chunk)
+    assert plan.next_step() == Step((1, 2, 4), (PrefillChunk(3, 0, 3, last=True),))

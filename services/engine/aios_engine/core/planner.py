@@ -2,8 +2,9 @@
 
 Iteration-level scheduling (Yu et al., Orca, OSDI 2022) with chunked prefill (Agrawal et al., Sarathi-Serve, OSDI 2024):
 a step decodes one token of every running sequence and adds at most one chunk's worth of prompts, so a long prompt never
-stalls the others and cancelling takes one step. Paused sequences that go on have one token to compute each, so many of
-them share a chunk. Admission is text-generation-inference's: one FIFO with head-of-line blocking, and tokens for prompt
+stalls the others and cancelling takes one step. Prompts that end with this step share it, up to two chunks' worth:
+paused sequences that go on have one token to compute each, and those that come from a dead engine a few, so that many of
+them go on at once. Admission is text-generation-inference's: one FIFO with head-of-line blocking, and tokens for prompt
 + `max_new_tokens` reserved before a sequence starts.
 
 Each sequence has a slot of its own in the KV cache. Slots do not share cells: when they do, a sequence's cells can
@@ -27,7 +28,7 @@ class PlannerLimits:
     Attributes:
         slots: sequences.
         slot_tokens: tokens of one sequence, prompt and answer.
-        prefill_chunk_tokens: prompt tokens added to one step.
+        prefill_chunk_tokens: tokens of one prompt added to one step; twice as many of several that end with it.
         copy_threshold_tokens: shared tokens from which copying another slot's KV beats computing them again; a copy
             costs about as much as six tokens of prefill.
     """
@@ -210,17 +211,20 @@ class Planner:
         """The next run of the model: every sequence past its prompt, and the oldest prompts' next tokens."""
         decode: list[_Sequence] = []
         prefills: list[PrefillChunk] = []
-        room = self.limits.prefill_chunk_tokens
+        chunk = self.limits.prefill_chunk_tokens
+        room = 2 * chunk
         for sequence in self._running.values():
             length = len(sequence.prompt)
             if sequence.prefilled == length:
                 decode.append(sequence)
-            elif room:
-                stop = min(length, sequence.prefilled + room)
-                if stop < length and prefills:
-                    continue  # only whole rests share a chunk: a prompt's own chunks stay where they were
-                prefills.append(PrefillChunk(sequence.id, sequence.prefilled, stop, stop == length))
-                room -= stop - sequence.prefilled
+                continue
+            stop = min(length, sequence.prefilled + chunk)
+            if prefills and (stop < length or stop - sequence.prefilled > room):
+                continue  # only whole rests share a step: a prompt's own chunks stay where they were
+            prefills.append(PrefillChunk(sequence.id, sequence.prefilled, stop, stop == length))
+            room -= stop - sequence.prefilled
+            if stop < length:
+                room = 0
         decode.sort(key=lambda sequence: -1 if sequence.slot is None else sequence.slot.index)
         return Step(tuple(sequence.id for sequence in decode), tuple(prefills))
 

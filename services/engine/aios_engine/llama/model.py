@@ -189,7 +189,7 @@ class Context:
         parameters = self._library.llama_context_default_params()
         parameters.n_ctx = size.slots * size.slot_tokens
         parameters.n_seq_max = size.slots
-        parameters.n_batch = max(64, size.micro_batch_tokens + size.slots)
+        parameters.n_batch = max(64, 2 * size.micro_batch_tokens + size.slots)
         parameters.n_ubatch = size.micro_batch_tokens
         parameters.n_threads = parameters.n_threads_batch = size.threads
         parameters.kv_unified = False
