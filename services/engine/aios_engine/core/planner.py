@@ -1,11 +1,11 @@
 """Which sequences run in the next step of the model, and what is reused for them.
 
 Iteration-level scheduling (Yu et al., Orca, OSDI 2022) with chunked prefill (Agrawal et al., Sarathi-Serve, OSDI 2024):
-a step decodes one token of every running sequence and adds at most one chunk's worth of prompts, so a long prompt never
-stalls the others and cancelling takes one step. Prompts that end with this step share it, up to two chunks' worth:
-paused sequences that go on have one token to compute each, and those that come from a dead engine a few, so that many of
-them go on at once. Admission is text-generation-inference's: one FIFO with head-of-line blocking, and tokens for prompt
-+ `max_new_tokens` reserved before a sequence starts.
+a step decodes one token of every running sequence and adds at most one chunk of a prompt, so a long prompt never stalls
+the others and cancelling takes one step. Prompts that end with the step share it, up to two chunks' worth: paused
+sequences that go on have one token to compute each, those that come from a dead engine a few, and many of them shall go
+on at once. Admission is text-generation-inference's: one FIFO with head-of-line blocking, and tokens for prompt +
+`max_new_tokens` reserved before a sequence starts.
 
 Each sequence has a slot of its own in the KV cache. Slots do not share cells: when they do, a sequence's cells can
 wrap around in the pool, sums are taken in another order, and the same prompt no longer gives the same bits (measured).
