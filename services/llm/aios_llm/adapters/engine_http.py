@@ -52,13 +52,19 @@ class EngineHttp:
         api_key: bearer key, if it wants one.
         connect_timeout_s: longest wait for a connection.
         silence_s: longest wait for the next bytes of a stream.
+        keep_s: how long a connection may lie unused before the next request takes it; None opens one for each. A
+            request that is written to one which the server closes just then must not be repeated, so this is for
+            servers that keep theirs for longer.
     """
 
-    def __init__(self, url: str, api_key: str | None, connect_timeout_s: float, silence_s: float) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, connect_timeout_s: float, silence_s: float, keep_s: float | None = None
+    ) -> None:
         self._url = url.rstrip("/")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._stream_timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=silence_s)
         self._session: aiohttp.ClientSession | None = None
+        self._keep_s = keep_s
         self._breaker = Breaker(_FAILURES, _PAUSE_S)
 
     async def status(self, path: str) -> int:
@@ -171,11 +177,11 @@ class EngineHttp:
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # Connections are not kept: uvicorn closes them after 5 s, llama.cpp's server at the end of a stream, and a
-            # request that was written to one just then must not be repeated.
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=True), headers=self._headers
-            )
+            if self._keep_s is None:
+                connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keep_s)
+            self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
         return self._session
 
     async def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> Any:

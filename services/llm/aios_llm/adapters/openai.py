@@ -58,6 +58,7 @@ class OpenAiEngine:
         template: ChatTemplate | None = None,
         total_tokens: int = 0,
     ) -> None:
+        # uvicorn closes connections after 5 s, llama.cpp's server at the end of a stream: none is kept.
         self._http = EngineHttp(url.rstrip("/").removesuffix("/v1"), api_key, connect_timeout_s, silence_s)
         self._wanted = model
         self._template = template

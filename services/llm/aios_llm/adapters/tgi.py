@@ -23,6 +23,7 @@ _EXTENSIONS = "aios"
 _DEFAULT_CONCURRENCY = 32
 _MOST_CONCURRENCY = 128
 _READS_AT_ONCE = 8
+_KEEP_S = 30.0
 
 
 class TgiEngine:
@@ -39,7 +40,7 @@ class TgiEngine:
     def __init__(
         self, url: str, api_key: str | None, connect_timeout_s: float, silence_s: float, *, extensions: bool = True
     ) -> None:
-        self._http = EngineHttp(url, api_key, connect_timeout_s, silence_s)
+        self._http = EngineHttp(url, api_key, connect_timeout_s, silence_s, _KEEP_S)
         self._extensions = extensions
         self._healthy = False
         self._template: ChatTemplate | None = None
