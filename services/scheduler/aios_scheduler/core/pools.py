@@ -52,10 +52,14 @@ class Pools:
         return self._pools[call.pool]
 
     def configure(self, configuration: Configuration) -> None:
-        """Decides by this from now on."""
-        self.configuration = configuration
+        """Decides by this from now on.
+
+        Raises:
+            InvalidRequest: there is no policy of a name.
+        """
         for pool in self:
             pool.configure(configuration.of(pool.name))
+        self.configuration = configuration
 
     def queued(self) -> int:
         """How many calls wait to run."""
