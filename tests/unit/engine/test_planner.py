@@ -5,8 +5,10 @@ from hypothesis import strategies as st
 from aios_engine.core.planner import Admission, Planner, PlannerLimits, PrefillChunk, Step
 
 
-def planner(slots: int = 2, slot_tokens: int = 100, chunk: int = 4, copy_threshold: int = 3) -> Planner:
-    return Planner(PlannerLimits(slots, slot_tokens, chunk, copy_threshold))
+def planner(
+    slots: int = 2, slot_tokens: int = 100, chunk: int = 4, copy_threshold: int = 3, prompt_steps: int = 6
+) -> Planner:
+    return Planner(PlannerLimits(slots, slot_tokens, chunk, copy_threshold, prompt_steps))
 
 
 def prefill_all(plan: Planner, sequence: int) -> None:
@@ -310,4 +312,53 @@ def test_prompts_that_end_with_a_step_share_two_chunks_of_it_and_no_more() -> No
     assert [(chunk.sequence, chunk.stop) for chunk in step.prefills] == [(1, 3), (2, 3), (4, 2)]
     for chunk in step.prefills:
         plan.prefilled(chunk)
-    assert plan.next_step() == Step((1, 2, 4), (PrefillChunk(3, 0, 3, last=True),))
+    assert plan.next_step().prefills == (PrefillChunk(3, 0, 3, last=True),)
+
+
+def test_prompts_that_fit_one_step_share_it_with_decoding() -> None:
+    plan = planner(slots=4, slot_tokens=40, chunk=4)
+    plan.enqueue(1, [1], 5)
+    plan.admit()
+    compute(plan)
+    for identity in (2, 3):
+        plan.enqueue(identity, [identity] * 4, 5)
+    plan.admit()
+    assert compute(plan) == Step((1,), (PrefillChunk(2, 0, 4, last=True), PrefillChunk(3, 0, 4, last=True)))
+
+
+def compute(plan: Planner) -> Step:
+    """Plans a step and computes its prompts."""
+    step = plan.next_step()
+    for chunk in step.prefills:
+        plan.prefilled(chunk)
+    return step
+
+
+def test_decoding_waits_until_all_of_a_burst_have_begun() -> None:
+    plan = planner(slots=6, slot_tokens=40, chunk=4)
+    for identity in range(1, 7):
+        plan.enqueue(identity, [identity] * 4, 5)
+    plan.admit()
+    assert compute(plan) == Step((), (PrefillChunk(1, 0, 4, last=True), PrefillChunk(2, 0, 4, last=True)))
+    assert compute(plan) == Step((), (PrefillChunk(3, 0, 4, last=True), PrefillChunk(4, 0, 4, last=True)))
+    assert compute(plan) == Step((), (PrefillChunk(5, 0, 4, last=True), PrefillChunk(6, 0, 4, last=True)))
+    assert compute(plan) == Step((1, 2, 3, 4, 5, 6))
+
+
+def test_decoding_waits_no_more_than_so_many_steps_in_a_row() -> None:
+    plan = planner(slots=12, slot_tokens=40, chunk=4, prompt_steps=2)
+    for identity in range(12):
+        plan.enqueue(identity, [identity] * 4, 5)
+    plan.admit()
+    assert [bool(compute(plan).decode) for _ in range(6)] == [False, False, True, False, False, True]
+
+
+def test_decoding_does_not_wait_for_a_long_prompts_chunks() -> None:
+    plan = planner(slots=4, slot_tokens=60, chunk=4)
+    plan.enqueue(1, [1], 5)
+    plan.admit()
+    compute(plan)
+    for identity, length in ((2, 20), (3, 4), (4, 4)):
+        plan.enqueue(identity, [identity] * length, 5)
+    plan.admit()
+    assert compute(plan) == Step((1,), (PrefillChunk(2, 0, 4, last=False),))

@@ -4,8 +4,9 @@ Iteration-level scheduling (Yu et al., Orca, OSDI 2022) with chunked prefill (Ag
 a step decodes one token of every running sequence and adds at most one chunk of a prompt, so a long prompt never stalls
 the others and cancelling takes one step. Prompts that end with the step share it, up to two chunks' worth: paused
 sequences that go on have one token to compute each, those that come from a dead engine a few, and many of them shall go
-on at once. Admission is text-generation-inference's: one FIFO with head-of-line blocking, and tokens for prompt +
-`max_new_tokens` reserved before a sequence starts.
+on at once. If more of them wait than share a step, decoding waits until all have begun, for at most `prompt_steps` steps
+in a row: what text-generation-inference does at its waiting-served ratio, within a bound. Admission is that engine's as
+well: one FIFO with head-of-line blocking, and tokens for prompt + `max_new_tokens` reserved before a sequence starts.
 
 Each sequence has a slot of its own in the KV cache. Slots do not share cells: when they do, a sequence's cells can
 wrap around in the pool, sums are taken in another order, and the same prompt no longer gives the same bits (measured).
@@ -31,12 +32,14 @@ class PlannerLimits:
         prefill_chunk_tokens: tokens of one prompt added to one step; twice as many of several that end with it.
         copy_threshold_tokens: shared tokens from which copying another slot's KV beats computing them again; a copy
             costs about as much as six tokens of prefill.
+        prompt_steps: steps in a row that may go without decoding, so that a burst of short prompts begins sooner.
     """
 
     slots: int
     slot_tokens: int
     prefill_chunk_tokens: int = 32
     copy_threshold_tokens: int = 16
+    prompt_steps: int = 6
 
     @property
     def total_tokens(self) -> int:
@@ -120,6 +123,7 @@ class Planner:
         self._running: dict[int, _Sequence] = {}
         self._shelf: dict[str, Sequence[int]] = {}
         self._tick = 0
+        self._without_decoding = 0
 
     @property
     def waiting(self) -> int:
@@ -208,11 +212,12 @@ class Planner:
         return not taken or any(abs(slot.index - index) == 1 for index in taken)
 
     def next_step(self) -> Step:
-        """The next run of the model: every sequence past its prompt, and the oldest prompts' next tokens."""
+        """The next run of the model, planned once: sequences past their prompt, and the oldest prompts' next tokens."""
         decode: list[_Sequence] = []
         prefills: list[PrefillChunk] = []
         chunk = self.limits.prefill_chunk_tokens
         room = 2 * chunk
+        left_over = False
         for sequence in self._running.values():
             length = len(sequence.prompt)
             if sequence.prefilled == length:
@@ -220,11 +225,18 @@ class Planner:
                 continue
             stop = min(length, sequence.prefilled + chunk)
             if prefills and (stop < length or stop - sequence.prefilled > room):
-                continue  # only whole rests share a step: a prompt's own chunks stay where they were
+                # Only whole rests share a step: a prompt's own chunks stay where they were.
+                left_over = left_over or stop == length
+                continue
             prefills.append(PrefillChunk(sequence.id, sequence.prefilled, stop, stop == length))
             room -= stop - sequence.prefilled
             if stop < length:
                 room = 0
+        burst = left_over or self._without_decoding > 0
+        if burst and prefills and prefills[0].last and self._without_decoding < self.limits.prompt_steps:
+            self._without_decoding += 1
+            return Step((), tuple(prefills))
+        self._without_decoding = 0
         decode.sort(key=lambda sequence: -1 if sequence.slot is None else sequence.slot.index)
         return Step(tuple(sequence.id for sequence in decode), tuple(prefills))
 
