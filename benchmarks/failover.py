@@ -81,8 +81,8 @@ def _seed(folder: DataFolder, role: str) -> Path:
     return folder.secrets / f"{role}.nk"
 
 
-async def follow(agent: Agent, stream: Stream, tokens: int) -> None:
-    """One call from its first to its last piece."""
+async def follow(agent: Agent, stream: Stream, tokens: int, written: int) -> None:
+    """One call from its first to its last piece; it has begun when so many characters of it are there."""
     try:
         # A program of its own: the calls of one would all go to the worker that has its KV.
         with agent.run("stream", program=f"stream-{stream.number}-{time.time_ns()}"):
@@ -90,7 +90,8 @@ async def follow(agent: Agent, stream: Stream, tokens: int) -> None:
             async for piece in call:
                 stream.text += piece
                 stream.pieces.append(time.time())
-                stream.begun.set()
+                if len(stream.text) >= written:
+                    stream.begun.set()
             reply = await call
         stream.reply, stream.worker = reply.text, reply.worker or ""
     except Exception as error:
@@ -114,9 +115,9 @@ async def scenario(
     """Runs the streams, kills the victim in their middle, and compares."""
     async with Agent(token=road.token, url=road.url) as agent:
         alone = [Stream(number) for number in range(args.streams)]
-        await asyncio.gather(*(follow(agent, stream, args.tokens) for stream in alone))
+        await asyncio.gather(*(follow(agent, stream, args.tokens, args.written) for stream in alone))
         streams = [Stream(number) for number in range(args.streams)]
-        running = [asyncio.create_task(follow(agent, stream, args.tokens)) for stream in streams]
+        running = [asyncio.create_task(follow(agent, stream, args.tokens, args.written)) for stream in streams]
         await asyncio.gather(*(stream.begun.wait() for stream in streams))
         killed = time.time()
         victim.send_signal(signal.SIGKILL)
@@ -207,6 +208,7 @@ if __name__ == "__main__":
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--streams", type=int, default=50)
     parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--written", type=int, default=1, help="characters each stream has when the kill comes")
     parser.add_argument("--kill", action="append", choices=["worker, same engine", "worker", "engine"])
     chosen = parser.parse_args()
     chosen.kill = chosen.kill or ["worker, same engine", "worker", "engine"]

@@ -4,8 +4,8 @@ Iteration-level scheduling (Yu et al., Orca, OSDI 2022) with chunked prefill (Ag
 a step decodes one token of every running sequence and adds at most one chunk of a prompt, so a long prompt never stalls
 the others and cancelling takes one step. Prompts that end with the step share it, up to two chunks' worth: paused
 sequences that go on have one token to compute each, those that come from a dead engine a few, and many of them shall go
-on at once. If more of them wait than share a step, decoding waits until all have begun, for at most `prompt_steps` steps
-in a row: what text-generation-inference does at its waiting-served ratio, within a bound. Admission is that engine's as
+on at once. If more of them wait than share a step, decoding waits until all have begun, at most `prompt_steps` steps in
+a row: what text-generation-inference does at its waiting-served ratio, within a bound. Admission is that engine's as
 well: one FIFO with head-of-line blocking, and tokens for prompt + `max_new_tokens` reserved before a sequence starts.
 
 Each sequence has a slot of its own in the KV cache. Slots do not share cells: when they do, a sequence's cells can
