@@ -51,6 +51,11 @@ class WorkerHello(_Kernel):
     kv_tokens: int | None = Field(None, description="tokens that fit its KV cache, where the engine tells")
     can_preempt: bool = Field(False, description="it can stop a call so that a worker goes on with it later")
     ready: bool = True
+    engine_id: str = Field(
+        "",
+        max_length=128,
+        description="the same for workers that share an engine: together they get what it takes; empty if unknown",
+    )
     running: dict[CallKey, int] = Field(default_factory=dict, description="tokens made so far by each running call")
 
 

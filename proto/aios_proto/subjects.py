@@ -62,6 +62,8 @@ CALL_ENDED = "aios.k.access.ended"
 """Where a manager says how a call ended (`aios_proto.kernel.CallEnd`); core NATS, one replica of access takes it in."""
 REDEEM_APPROVAL = "aios.k.access.redeem"
 """Where whoever is about to run an approved call asks whether it is the first; a kernel call, none of an agent's."""
+WAITING_CALLS = "aios.k.access.waiting"
+"""Where each replica of access tells the others which calls begin and end to wait there for a quota."""
 ABOUT_CALLS = frozenset({"syscall.cancel", "syscall.list", "tool.cancel"})
 """Operations on calls that may be anywhere: access takes them at `about_calls`, and asks all that hold calls."""
 LIST_CONNECTIONS = "$SYS.REQ.ACCOUNT.PING.CONNZ"
@@ -132,6 +134,11 @@ def kernel(manager: str, operation: str) -> str:
 def about_calls(manager: str, operation: str) -> str:
     """Where access sends an operation of `ABOUT_CALLS` on to, and where one of its replicas listens."""
     return kernel("access", f"{manager}.{operation}")
+
+
+def waiting_calls(instance: str, operation: str) -> str:
+    """Where one replica of access is asked about the calls that wait there for a quota: to list them, or cancel one."""
+    return f"{WAITING_CALLS}.{_checked_name('instance', instance)}.{_checked_operation(operation)}"
 
 
 def durable(manager: str, operation: str) -> str:

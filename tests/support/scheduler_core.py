@@ -104,10 +104,11 @@ class CoreBench:
         pool: str = DEFAULT_POOL,
         kv_tokens: int | None = None,
         can_preempt: bool = False,
+        engine: str = "",
     ) -> WorkerId:
         """A worker says hello for the first time, or as another incarnation."""
         hello = WorkerSeen((pool, name), incarnation, model, limit, ready, dict(running or {}))
-        hello = replace(hello, kv_tokens=kv_tokens, can_preempt=can_preempt)
+        hello = replace(hello, kv_tokens=kv_tokens, can_preempt=can_preempt, engine=engine)
         self._hellos[name] = hello
         self.feed(hello)
         return hello.worker

@@ -226,6 +226,8 @@ class _Builder:
         env = {"AIOS_POOL": self.options.pool, "AIOS_WORKER": name, "AIOS_ENGINE_KIND": self.options.engine_kind}
         if engine_url is not None:
             env["AIOS_ENGINE_URL"] = engine_url
+            if not self.options.own_engine:  # ours tells who it is
+                env["AIOS_ENGINE_ID"] = "engine"
         # It waits for its engine itself, so it may start while the engine loads; its readiness includes the engine's.
         return self._service(name, "llm", "aios_llm", start_timeout_s=ENGINE_START_TIMEOUT_S, **env)
 

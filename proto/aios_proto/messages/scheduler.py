@@ -9,7 +9,8 @@ from aios_proto.names import Name
 
 PolicyName = Literal["fifo", "rr", "priority", "fair", "las", "edf", "aios"]
 Weight = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-WorkerState = Literal["ready", "draining"]
+WorkerState = Literal["ready", "draining", "unavailable"]
+"""`unavailable`: it lives, but its engine does not answer, or it has begun to stop."""
 
 
 class WorkerInfo(Result):
@@ -20,9 +21,10 @@ class WorkerInfo(Result):
     model: str
     state: WorkerState
     running: int
-    in_flight_limit: int
+    in_flight_limit: int = Field(description="calls given to it at once; a share where others have the same engine")
+    engine_id: str | None = Field(None, description="the same for workers that share an engine, where that is known")
     seen_s_ago: float
-    kv_tokens: int | None = Field(None, description="tokens its KV cache holds, where the engine tells")
+    kv_tokens: int | None = Field(None, description="tokens its KV cache holds, or its share of them, where known")
     kv_used: int = Field(0, description="tokens of the programs that live there, running or expected back")
     residents: int = Field(0, description="programs that live there")
 

@@ -8,7 +8,7 @@ from aios_proto.messages.base import Body, Result
 from aios_proto.names import SyscallId
 
 SyscallState = Literal["parked", "waiting", "queued", "running", "ended"]
-"""`parked`: waits for a human; `waiting`: for other calls; `queued`: for its turn."""
+"""`parked`: waits for a human; `waiting`: for other calls; `queued`: for its turn, with a worker or in a quota."""
 
 Effect = Literal["possible"]
 
@@ -20,7 +20,7 @@ class CancelRequest(Body):
 
 
 class CancelCallRequest(CancelRequest):
-    """`syscall.cancel`: end a call of a model or a tool, or one that waits for a human, wherever it is.
+    """`syscall.cancel`: end a call of a model or a tool, or one that waits for a human or a quota, wherever it is.
 
     That call answers `syscall.cancelled` itself; one of a model may be gone on from later.
     """

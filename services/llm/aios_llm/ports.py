@@ -31,6 +31,7 @@ class EngineInfo:
         resumes: how it goes on with an answer begun before.
         fingerprint: the same for engines whose token ids mean the same; empty where that is not known.
         holds_kv: it holds the KV of a paused generation under a key, gives it away and takes it back.
+        id: which engine it is, the same after its restart; empty where it does not tell.
     """
 
     model: str
@@ -42,6 +43,7 @@ class EngineInfo:
     resumes: Resumes = "no"
     fingerprint: str = ""
     holds_kv: bool = False
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

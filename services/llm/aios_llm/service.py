@@ -329,6 +329,7 @@ class WorkerService:
                 max_total_tokens=info.max_total_tokens,
                 kv_tokens=info.kv_tokens,
                 can_preempt=info.resumes != "no",
+                engine_id=self.settings.engine_id or info.id,
                 ready=self._healthy and not self._draining,
                 running={key: run.transcript.tokens for key, run in self.runs.items()},
             )

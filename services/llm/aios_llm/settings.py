@@ -29,6 +29,12 @@ class WorkerSettings(ServiceSettings):
         0, ge=0, description="longest prompt and answer together, where an `openai` endpoint does not tell"
     )
     engine_url: str = Field("http://127.0.0.1:8080", description="base URL of the inference endpoint")
+    engine_id: str | None = Field(
+        None,
+        pattern=NAME_PATTERN,
+        description="which engine the endpoint is: workers that name the same are together given what it runs at once;"
+        " default: what the engine says, and only this project's own says it",
+    )
     engine_api_key: SecretStr | None = Field(None, description="bearer key of the endpoint, if it wants one")
     llm_engine_extensions: bool = Field(
         True, description="use what an engine announces beyond TGI: token ids, held KV, its chat template"

@@ -23,6 +23,7 @@ def event_of(report: WorkerHello | WorkerBye | CallEnded | CallReturned) -> Even
                 report.max_total_tokens,
                 report.kv_tokens,
                 report.can_preempt,
+                report.engine_id,
             )
         case WorkerBye():
             return WorkerLeft(worker, report.incarnation)

@@ -54,6 +54,7 @@ def test_an_external_engine_is_used_and_none_started(tmp_path: Path, credentials
     specs = build(StackOptions(engine_url="http://gpu:8080", workers=2), tmp_path, credentials)
     assert "engine" not in specs
     assert {specs[name].env["AIOS_ENGINE_URL"] for name in ("llm-1", "llm-2")} == {"http://gpu:8080"}
+    assert len({specs[name].env["AIOS_ENGINE_ID"] for name in ("llm-1", "llm-2")}) == 1, "they share its slots"
 
 
 def test_only_the_bus_has_no_scheduler_and_no_workers(tmp_path: Path, credentials: Credentials) -> None:

@@ -51,6 +51,7 @@ async def info(request: web.Request) -> web.Response:
             "docker_label": None,
             "aios": {
                 "engine_version": __version__,
+                "id": front_of(request).id,
                 "model": facts.description,
                 "vocabulary": facts.vocabulary,
                 "chat_template": facts.chat_template,

@@ -1,5 +1,7 @@
 """What the handlers share: the model once it is there, the settings, and the span of the request in hand."""
 
+import secrets
+import socket
 import time
 from typing import Final
 
@@ -18,10 +20,15 @@ COMPUTE_TYPE: Final = "cpu"
 
 
 class Front:
-    """One HTTP front; its inference appears when the model is loaded."""
+    """One HTTP front; its inference appears when the model is loaded.
+
+    Attributes:
+        id: which engine this is, the same after a restart on the same host and port.
+    """
 
     def __init__(self, settings: EngineSettings, startup: Startup, tracing: Tracing) -> None:
         self.settings = settings
+        self.id = f"{socket.gethostname()}:{settings.port or secrets.token_hex(4)}"
         self.startup = startup
         self.tracing = tracing
         self.metrics = EngineMetrics(self._load, self._total_tokens)

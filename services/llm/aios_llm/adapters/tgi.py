@@ -22,6 +22,7 @@ _REASONS: dict[str, StopReason] = {"length": "length", "eos_token": "end", "stop
 _EXTENSIONS = "aios"
 _DEFAULT_CONCURRENCY = 32
 _MOST_CONCURRENCY = 128
+_MOST_ID_CHARS = 128
 _READS_AT_ONCE = 8
 _KEEP_S = 30.0
 
@@ -184,6 +185,7 @@ def _info(said: dict[str, Any]) -> EngineInfo:
         resumes="ids" if extensions.get("generated_ids") else "text",
         fingerprint=str(extensions.get("fingerprint") or ""),
         holds_kv=bool(extensions.get("kv_hold")),
+        id=str(extensions.get("id") or "")[:_MOST_ID_CHARS],
     )
 
 

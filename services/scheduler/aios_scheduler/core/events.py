@@ -33,6 +33,7 @@ class WorkerSeen:
         running: tokens made so far, by key of each call it works on.
         kv_tokens: tokens its KV cache holds; None where the engine does not tell.
         can_preempt: it can stop a call so that another worker goes on with it.
+        engine: the same for workers that share an engine; empty where that is not known.
     """
 
     worker: WorkerId
@@ -45,6 +46,7 @@ class WorkerSeen:
     max_total_tokens: int = 0
     kv_tokens: int | None = None
     can_preempt: bool = False
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,7 @@ class Runs:
             self.worker_lost(known, now, commands)
         worker, changed = self._workers.seen(event, now)
         assignment = self._pool_of(worker).assignment
-        assignment.residency.resize(worker.id, event.kv_tokens)
-        assignment.residency.touch(worker.id)
-        assignment.stirred = True
+        self.resize(worker)
         self._adopt(worker, now, commands)
         for key in sorted(worker.running & worker.reported):
             call = self._calls.get(key)
@@ -79,6 +77,14 @@ class Runs:
         if changed:
             self._pools.workers_changed(now)
 
+    def resize(self, worker: Worker) -> None:
+        """What a worker may hold has changed, and with it the share of those on the same engine."""
+        for each in self._workers.on_engine_of(worker):
+            assignment = self._pool_of(each).assignment
+            assignment.residency.resize(each.id, each.kv_tokens)
+            assignment.residency.touch(each.id)
+            assignment.stirred = True
+
     def worker_left(self, worker: WorkerId, incarnation: str, now: float, commands: list[Command]) -> None:
         """A worker said goodbye."""
         known = self._workers.get(worker)
@@ -89,6 +95,7 @@ class Runs:
         """A worker is gone: its calls go back to where they were."""
         self._workers.remove(worker.id)
         self._pool_of(worker).assignment.worker_gone(worker)
+        self.resize(worker)
         for key in sorted(worker.running):
             call = self._calls.get(key)
             if call is not None:

@@ -129,7 +129,8 @@ class SchedulerCore:
         """Gives a worker no new calls, or some again, from the next event on; None if there is no such worker."""
         known = self.workers.get(worker)
         if known is not None:
-            known.draining = drain
+            self.workers.drain(known, drain=drain)
+            self.runs.resize(known)
             self._drained = True
         return known
 

@@ -16,6 +16,10 @@ class Worker:
     """One live worker.
 
     Attributes:
+        wanted: calls it says it takes at once.
+        limit: calls it is given at once: its share of them where others have the same engine.
+        kv_tokens: tokens its KV cache holds, or its share of them; None where the engine does not tell.
+        engine: the same for workers that share an engine; empty where that is not known.
         running: keys of the calls given to it and not ended.
         reported: keys it said it works on, in its last heartbeat, less those that ended since.
         foreign: those of them that were not given to it here, or were given up.
@@ -27,15 +31,18 @@ class Worker:
     id: WorkerId
     incarnation: str
     model: str
-    limit: int
+    wanted: int
     ready: bool
     seen: float
+    limit: int = 0
     draining: bool = False
     paused_until: float = 0.0
     max_input_tokens: int = 0
     max_total_tokens: int = 0
+    engine_kv_tokens: int | None = None
     kv_tokens: int | None = None
     can_preempt: bool = False
+    engine: str = ""
     running: set[str] = field(default_factory=set)
     reported: set[str] = field(default_factory=set)
     foreign: set[str] = field(default_factory=set)
@@ -124,6 +131,7 @@ class WorkerTable:
     def __init__(self) -> None:
         self._workers: dict[WorkerId, Worker] = {}
         self._pools: dict[str, PoolWorkers] = {}
+        self._engines: dict[str, dict[WorkerId, Worker]] = {}
         self._served: dict[tuple[str, str], float] = {}
         # No worker is silent before this time: they were all heard of later than it says.
         self._silence_from = 0.0
@@ -158,17 +166,44 @@ class WorkerTable:
                 event.worker, event.incarnation, event.model, event.limit, event.ready, now
             )
             self.of_pool(event.worker[0]).add(worker)
-        worker.model, worker.limit, worker.ready, worker.seen = event.model, event.limit, event.ready, now
+        worker.model, worker.wanted, worker.ready, worker.seen = event.model, event.limit, event.ready, now
         worker.max_input_tokens, worker.max_total_tokens = event.max_input_tokens, event.max_total_tokens
-        worker.kv_tokens, worker.can_preempt = event.kv_tokens, event.can_preempt
+        worker.engine_kv_tokens, worker.can_preempt = event.kv_tokens, event.can_preempt
+        if worker.engine != event.engine:
+            self._leave_engine(worker)
+            worker.engine = event.engine
+        if worker.engine:
+            self._engines.setdefault(worker.engine, {})[worker.id] = worker
         worker.reports(event.running)
+        _share(self.on_engine_of(worker))
         self._served[event.worker[0], worker.model] = now
         return worker, changed
+
+    def drain(self, worker: Worker, *, drain: bool) -> None:
+        """Gives a worker nothing new, or again; others on its engine take over its share, or give it back."""
+        worker.draining = drain
+        _share(self.on_engine_of(worker))
 
     def remove(self, worker: WorkerId) -> Worker | None:
         """Forgets a worker and returns what was known of it."""
         self.of_pool(worker[0]).remove(worker)
-        return self._workers.pop(worker, None)
+        gone = self._workers.pop(worker, None)
+        if gone is not None:
+            self._leave_engine(gone)
+        return gone
+
+    def on_engine_of(self, worker: Worker) -> list[Worker]:
+        """The live workers that share a worker's engine, and itself if it lives."""
+        if not worker.engine:
+            return [worker] if worker.id in self._workers else []
+        return list(self._engines.get(worker.engine, {}).values())
+
+    def _leave_engine(self, worker: Worker) -> None:
+        others = self._engines.get(worker.engine, {})
+        others.pop(worker.id, None)
+        _share(list(others.values()))
+        if not others:
+            self._engines.pop(worker.engine, None)
 
     def is_unknown(self, model: str, pool: str | None, now: float) -> bool:
         """Whether workers live, in that pool if one is named, and none has served this model for `MODEL_MEMORY_S`.
@@ -205,3 +240,22 @@ class WorkerTable:
     def reporting(self, key: str) -> Worker | None:
         """The worker that says it works on this call."""
         return next((worker for worker in self._workers.values() if key in worker.reported), None)
+
+
+def _share(workers: list[Worker]) -> None:
+    """Divides what an engine takes among its workers; what is left over goes to the first by name.
+
+    A worker that is given nothing new keeps what its calls use, and the others share the rest.
+    """
+    if len(workers) == 1:
+        (alone,) = workers
+        alone.limit, alone.kv_tokens = alone.wanted, alone.engine_kv_tokens
+        return
+    whole = max((worker.wanted for worker in workers), default=0)
+    taking = sorted((worker for worker in workers if worker.ready and not worker.draining), key=lambda each: each.id)
+    rest = max(0, whole - sum(worker.in_use for worker in workers if worker not in taking))
+    for place, worker in enumerate(taking):
+        share = rest // len(taking) + (place < rest % len(taking))
+        worker.limit = min(worker.wanted, max(1, share))
+        kv_tokens = worker.engine_kv_tokens
+        worker.kv_tokens = None if kv_tokens is None else kv_tokens // len(taking)
