@@ -18,7 +18,9 @@ def _default_instance() -> str:
 class ServiceSettings(BaseSettings):
     """Settings that all services share; each service adds its own in a subclass. An empty variable is one not set."""
 
-    model_config = SettingsConfigDict(env_prefix="AIOS_", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="AIOS_", env_ignore_empty=True, extra="forbid", populate_by_name=True, frozen=True
+    )
 
     nats_url: str = Field("nats://127.0.0.1:4222", description="NATS servers, separated by commas")
     nats_nkey_file: Path | None = Field(None, description="file with this service's nkey seed; none on an open bus")

@@ -49,3 +49,9 @@ def test_a_wrong_value_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch, 
 
 def test_the_instance_defaults_to_a_legal_name() -> None:
     assert ServiceSettings().instance
+
+
+def test_a_setting_can_be_given_by_its_name_and_one_that_is_none_is_refused() -> None:
+    assert ServiceSettings(otlp_endpoint="http://collector:4318").otlp_endpoint == "http://collector:4318"
+    with pytest.raises(ValidationError, match="endpoint_of_nothing"):
+        ServiceSettings(endpoint_of_nothing="x")  # type: ignore[call-arg]
