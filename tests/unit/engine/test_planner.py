@@ -292,7 +292,7 @@ def test_a_key_that_is_held_again_is_held_once() -> None:
 
 def test_sequences_that_go_on_share_a_step_and_a_long_prompt_keeps_its_chunks() -> None:
     plan = planner(slots=3, slot_tokens=40, chunk=4)
-    for identity, prompt in ((1, [1]), (2, [2, 2, 2, 2, 2, 2]), (3, [3])):
+    for identity, prompt in ((1, [1]), (2, [2] * 9), (3, [3])):
         plan.enqueue(identity, prompt, 5)
     plan.admit()
     step = plan.next_step()
@@ -302,17 +302,15 @@ def test_sequences_that_go_on_share_a_step_and_a_long_prompt_keeps_its_chunks() 
     assert plan.next_step().prefills == (PrefillChunk(2, 0, 4, last=False),)
 
 
-def test_prompts_that_end_with_a_step_share_two_chunks_of_it_and_no_more() -> None:
+def test_short_prompts_share_two_chunks_of_a_step_and_no_more() -> None:
     plan = planner(slots=4, slot_tokens=40, chunk=4)
     for identity in (1, 2, 3):
         plan.enqueue(identity, [identity] * 3, 5)
-    plan.enqueue(4, [4, 4], 5)
+    plan.enqueue(4, [4] * 7, 5)
     plan.admit()
-    step = plan.next_step()
-    assert [(chunk.sequence, chunk.stop) for chunk in step.prefills] == [(1, 3), (2, 3), (4, 2)]
-    for chunk in step.prefills:
-        plan.prefilled(chunk)
-    assert plan.next_step().prefills == (PrefillChunk(3, 0, 3, last=True),)
+    step = compute(plan)
+    assert [(chunk.sequence, chunk.stop) for chunk in step.prefills] == [(1, 3), (2, 3), (3, 2)]
+    assert compute(plan).prefills == (PrefillChunk(3, 2, 3, last=True), PrefillChunk(4, 0, 7, last=True))
 
 
 def test_prompts_that_fit_one_step_share_it_with_decoding() -> None:

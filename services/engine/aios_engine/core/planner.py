@@ -2,7 +2,7 @@
 
 Iteration-level scheduling (Yu et al., Orca, OSDI 2022) with chunked prefill (Agrawal et al., Sarathi-Serve, OSDI 2024):
 a step decodes one token of every running sequence and adds at most one chunk of a prompt, so a long prompt never stalls
-the others and cancelling takes one step. Prompts that end with the step share it, up to two chunks' worth: paused
+the others and cancelling takes one step. Prompts with no more than two chunks left share two chunks of a step: paused
 sequences that go on have one token to compute each, those that come from a dead engine a few, and many of them shall go
 on at once. If more of them wait than share a step, decoding waits until all have begun, at most `prompt_steps` steps in
 a row: what text-generation-inference does at its waiting-served ratio, within a bound. Admission is that engine's as
@@ -29,7 +29,7 @@ class PlannerLimits:
     Attributes:
         slots: sequences.
         slot_tokens: tokens of one sequence, prompt and answer.
-        prefill_chunk_tokens: tokens of one prompt added to one step; twice as many of several that end with it.
+        prefill_chunk_tokens: tokens of a long prompt added to one step; short prompts share twice as many.
         copy_threshold_tokens: shared tokens from which copying another slot's KV beats computing them again; a copy
             costs about as much as six tokens of prefill.
         prompt_steps: steps in a row that may go without decoding, so that a burst of short prompts begins sooner.
@@ -213,27 +213,27 @@ class Planner:
 
     def next_step(self) -> Step:
         """The next run of the model, planned once: sequences past their prompt, and the oldest prompts' next tokens."""
-        decode: list[_Sequence] = []
+        decode = [sequence for sequence in self._running.values() if sequence.prefilled == len(sequence.prompt)]
+        prompts = [sequence for sequence in self._running.values() if sequence.prefilled < len(sequence.prompt)]
         prefills: list[PrefillChunk] = []
         chunk = self.limits.prefill_chunk_tokens
-        room = 2 * chunk
+        in_burst = self._without_decoding > 0
+        room = 2 * chunk if len(prompts) > 1 or in_burst else chunk
         left_over = False
-        for sequence in self._running.values():
-            length = len(sequence.prompt)
-            if sequence.prefilled == length:
-                decode.append(sequence)
+        for sequence in prompts:
+            start, length = sequence.prefilled, len(sequence.prompt)
+            if length - start > 2 * chunk:
+                if not prefills:
+                    prefills.append(PrefillChunk(sequence.id, start, start + chunk, last=False))
+                    room = 0
                 continue
-            stop = min(length, sequence.prefilled + chunk)
-            if prefills and (stop < length or stop - sequence.prefilled > room):
-                # Only whole rests share a step: a prompt's own chunks stay where they were.
-                left_over = left_over or stop == length
-                continue
-            prefills.append(PrefillChunk(sequence.id, sequence.prefilled, stop, stop == length))
-            room -= stop - sequence.prefilled
-            if stop < length:
-                room = 0
-        burst = left_over or self._without_decoding > 0
-        if burst and prefills and prefills[0].last and self._without_decoding < self.limits.prompt_steps:
+            stop = min(length, start + room)
+            left_over = left_over or stop < length
+            if room:
+                prefills.append(PrefillChunk(sequence.id, start, stop, last=stop == length))
+                room -= stop - start
+        in_burst = in_burst or (left_over and len(prompts) > 1)
+        if in_burst and prefills and prefills[0].last and self._without_decoding < self.limits.prompt_steps:
             self._without_decoding += 1
             return Step((), tuple(prefills))
         self._without_decoding = 0
