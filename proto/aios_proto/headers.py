@@ -42,6 +42,9 @@ APPROVAL: Final = "Aios-Approval"
 BUDGET: Final = "Aios-Budget"
 """Stamped by access on a model call whose tokens or cost are limited: how many tokens it may use at most."""
 
+AWAITED: Final = "Aios-Awaited"
+"""On a `run`: other calls wait for this one's result, so the worker tells the scheduler what it is, if it is short."""
+
 DEFAULT_PRIORITY: Final = 5
 MAX_PRIORITY: Final = 9
 MAX_AFTER: Final = 64
@@ -76,6 +79,7 @@ class CallHeaders:
         approval: stamped by access: the id of the approval a human gave; empty where none was needed.
         budget_tokens: stamped by access: tokens of prompt and answer that the call may use at most, which is what it
             has reserved of its quotas and what is left of the tightest of them; None where nothing limits them.
+        awaited: said by the scheduler to a worker: other calls wait for the result.
     """
 
     id: str
@@ -97,6 +101,7 @@ class CallHeaders:
     taint: tuple[str, ...] = ()
     approval: str = ""
     budget_tokens: int | None = None
+    awaited: bool = False
 
     @property
     def key(self) -> str:
@@ -138,6 +143,8 @@ class CallHeaders:
             wire[TAINT] = ",".join(self.taint)
         if self.approval:
             wire[APPROVAL] = self.approval
+        if self.awaited:
+            wire[AWAITED] = "1"
         if self.budget_tokens is not None:
             wire[BUDGET] = str(self.budget_tokens)
         return wire
@@ -158,6 +165,7 @@ class CallHeaders:
             or self.taint
             or self.approval
             or self.budget_tokens is not None
+            or self.awaited
         ):
             return _text(self.to_wire(), traceparent)
         text = (
@@ -285,6 +293,7 @@ def from_kernel(wire: Mapping[str, str] | None) -> CallHeaders:
             taint=tuple(taint.split(",")) if taint else (),
             approval=wire.get(APPROVAL, ""),
             budget_tokens=int(wire[BUDGET]) if BUDGET in wire else None,
+            awaited=wire.get(AWAITED) == "1",
         )
     except (KeyError, ValueError) as error:
         raise InvalidRequest(f"not a kernel message: {error}", field="headers") from error

@@ -82,6 +82,19 @@ class CallEnded(_Kernel):
     tool: str = Field("", description="name of the tool the answer asks for; empty where it asks for none")
 
 
+class CallResult(_Kernel):
+    """The caller of a call that others wait for has its result: they need not wait until it is stored.
+
+    `CallEnded` follows. Sent only where the last frame is short.
+    """
+
+    type: Literal["result"] = "result"
+    pool: Name
+    worker: Name
+    key: CallKey
+    frame: str = Field(description="the last frame that the caller got")
+
+
 class CallReturned(_Kernel):
     """A worker could not run a call and has sent the caller nothing final: the scheduler decides what happens next."""
 
@@ -96,8 +109,8 @@ class CallReturned(_Kernel):
     tokens: int = Field(0, description="tokens made so far by a call that was preempted")
 
 
-WorkerReport = Annotated[WorkerHello | WorkerBye | CallEnded | CallReturned, Field(discriminator="type")]
-WORKER_REPORT: TypeAdapter[WorkerHello | WorkerBye | CallEnded | CallReturned] = TypeAdapter(WorkerReport)
+WorkerReport = Annotated[WorkerHello | WorkerBye | CallResult | CallEnded | CallReturned, Field(discriminator="type")]
+WORKER_REPORT: TypeAdapter[WorkerHello | WorkerBye | CallResult | CallEnded | CallReturned] = TypeAdapter(WorkerReport)
 
 
 class CancelCommand(_Kernel):

@@ -70,6 +70,7 @@ class CoreBench:
         pool: str | None = None,
         program: str = "program",
         budget_tokens: int | None = None,
+        after: tuple[str, ...] = (),
     ) -> ModelCall:
         """A call arrives."""
         call = ModelCall(
@@ -88,6 +89,7 @@ class CoreBench:
             pool=pool or DEFAULT_POOL,
             bound=pool is not None,
             budget_tokens=budget_tokens,
+            after=tuple(f"{tenant}.agent.{other}" for other in after),
         )
         self.feed(Arrived(call, recovered))
         return call

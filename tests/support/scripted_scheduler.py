@@ -17,6 +17,7 @@ from aios_proto.kernel import (
     WORKER_REPORT,
     AttachCommand,
     CallEnded,
+    CallResult,
     CallReturned,
     CancelCommand,
     PreemptCommand,
@@ -25,7 +26,7 @@ from aios_proto.kernel import (
 )
 
 TIMEOUT_S = 10.0
-Report = WorkerHello | WorkerBye | CallEnded | CallReturned
+Report = WorkerHello | WorkerBye | CallResult | CallEnded | CallReturned
 R = TypeVar("R", bound=Report)
 
 

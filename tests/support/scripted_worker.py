@@ -13,7 +13,7 @@ from support.nats_server import settle
 from aios_kit import replies
 from aios_proto import headers as wire
 from aios_proto import subjects
-from aios_proto.kernel import CallEnded, CallReturned, WorkerBye, WorkerHello
+from aios_proto.kernel import CallEnded, CallResult, CallReturned, WorkerBye, WorkerHello
 
 TIMEOUT_S = 10.0
 StartWorker = Callable[..., Awaitable["ScriptedWorker"]]
@@ -118,6 +118,13 @@ class ScriptedWorker:
                 CallEnded(pool=self.pool, worker=self.name, key=headers.key, attempt=headers.attempt, outcome="done")
             )
 
+    async def tell(self, given: Given) -> None:
+        """Tells the caller and the scheduler the result, and has not stored it yet."""
+        headers = given.headers
+        frame = replies.done(headers.id, {"text": f"by {self.name}", "finish_reason": "stop", "model": self.model})
+        await self.nc.publish(headers.reply, frame)
+        await self._report(CallResult(pool=self.pool, worker=self.name, key=headers.key, frame=frame.decode()))
+
     async def give_back(self, given: Given, reason: Reason, retry_after_s: float = 0) -> None:
         """Returns a call."""
         self.running.pop(given.headers.key, None)
@@ -138,7 +145,7 @@ class ScriptedWorker:
             await self.hello()
             await asyncio.sleep(0.2)
 
-    async def _report(self, report: WorkerHello | WorkerBye | CallEnded | CallReturned) -> None:
+    async def _report(self, report: WorkerHello | WorkerBye | CallResult | CallEnded | CallReturned) -> None:
         await self.nc.publish(subjects.worker_report(self.pool, self.name), report.model_dump_json().encode())
 
     async def _on_command(self, message: Msg) -> None:

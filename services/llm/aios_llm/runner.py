@@ -33,16 +33,17 @@ from aios_proto.errors import (
     SyscallCancelled,
 )
 from aios_proto.frames import Usage
-from aios_proto.kernel import CallEnded, CallReturned
+from aios_proto.kernel import CallEnded, CallResult, CallReturned
 from aios_proto.messages.llm import ChatRequest, ChatResult, CompleteRequest
 
 EndOutcome = Literal["done", "error", "cancelled", "deadline"]
 ReturnReason = Literal["overloaded", "unavailable", "draining", "failed", "preempted"]
-Report = Callable[[CallEnded | CallReturned], Awaitable[None]]
+Report = Callable[[CallResult | CallEnded | CallReturned], Awaitable[None]]
 KeepResult = Callable[[Run, bytes], Awaitable[None]]
 
 DRAINING = "draining"
 _LAST_CHECKPOINT_S = 1.0
+_TOLD_BYTES = 16_384
 
 
 class Runner:
@@ -297,6 +298,9 @@ class Runner:
         # The caller first: if this process dies before the result is kept, the call runs once more and the caller
         # ignores the second answer.
         await run.send_last(frame)
+        if run.headers.awaited and outcome == "done" and len(frame) <= _TOLD_BYTES:
+            place = {"pool": self._settings.pool, "worker": self._settings.worker_name}
+            await self._report(CallResult(**place, key=run.headers.key, frame=frame.decode()))
         await self._keep_result(run, frame)
         if not run.kept:
             self._checkpoints.forget(run)

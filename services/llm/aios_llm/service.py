@@ -37,6 +37,7 @@ from aios_proto.kernel import (
     WORKER_INTERVAL_S,
     AttachCommand,
     CallEnded,
+    CallResult,
     CallReturned,
     CancelCommand,
     PreemptCommand,
@@ -247,7 +248,7 @@ class WorkerService:
 
     # Reports
 
-    async def _report(self, report: WorkerHello | WorkerBye | CallEnded | CallReturned) -> None:
+    async def _report(self, report: WorkerHello | WorkerBye | CallResult | CallEnded | CallReturned) -> None:
         subject = subjects.worker_report(self.settings.pool, self.settings.worker_name)
         try:
             await self.service.lane.publish(subject, report.model_dump_json(exclude_none=True).encode())
@@ -255,7 +256,10 @@ class WorkerService:
             # The scheduler learns it from the next heartbeat: a call that is not listed there has ended or was lost.
             self.service.log.warning("a report was lost", report=report.type, error=str(error))
 
-    async def _report_end(self, report: CallEnded | CallReturned) -> None:
+    async def _report_end(self, report: CallResult | CallEnded | CallReturned) -> None:
+        if isinstance(report, CallResult):
+            await self._report(report)
+            return
         operation = "llm.run"
         outcome = "returned" if isinstance(report, CallReturned) else report.code or "ok"
         self.service.metrics.calls.labels(operation, outcome).inc()

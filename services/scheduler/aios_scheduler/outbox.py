@@ -1,13 +1,14 @@
-"""How the core's commands leave: one after another in the order they were decided, whatever each waits for.
+"""How the core's commands leave: one after another in the order they were decided.
 
 Decisions are made at once, sending may wait for the bus. Were each sent by whoever caused it, an order to end a call
-could overtake the one to run it.
+could overtake the one to run it. Only a call whose body must first be filled with results from the store goes aside,
+with all commands about it that follow, so that nobody else's call waits for that reading.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ from aios_scheduler.results import Results
 _ACK = b"+ACK"
 _REPEATED_ACKS = 4096
 _LOOKUPS_AT_ONCE = 64
+_TOLD_RESULTS = 1024
 _FLUSH_S = 2.0
 
 
@@ -40,6 +42,9 @@ class _Attach:
 
     worker: WorkerId
     command: AttachCommand
+
+
+_Item = tuple[Command | _Attach, Entry | None]
 
 
 class Outbox:
@@ -67,7 +72,9 @@ class Outbox:
         self._ledger = ledger
         self._feed = feed
         self._results: Results | None = None
-        self._commands: asyncio.Queue[tuple[Command | _Attach, Entry | None]] = asyncio.Queue()
+        self._commands: asyncio.Queue[_Item] = asyncio.Queue()
+        self._aside: dict[str, deque[_Item]] = {}
+        self._told: OrderedDict[str, bytes] = OrderedDict()
         self._executor: asyncio.Task[None] | None = None
         self._lookups: set[asyncio.Task[None]] = set()
         self._lookup_slots = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
@@ -107,6 +114,12 @@ class Outbox:
                 case _:
                     entry = self._ledger.open.get(key)
             self._commands.put_nowait((command, entry))
+
+    def told(self, key: str, frame: bytes) -> None:
+        """A worker told what a call's result is: those that refer to it need not read the store."""
+        self._told[key] = frame
+        if len(self._told) > _TOLD_RESULTS:
+            self._told.popitem(last=False)
 
     def attach(self, worker: WorkerId, key: str, inbox: str, text_offset: int) -> None:
         """Tells a worker of one more listener, after it was told of the call."""
@@ -151,16 +164,38 @@ class Outbox:
 
     async def _execute_all(self) -> None:
         while True:
-            command, entry = await self._commands.get()
-            try:
-                await self._execute(command, entry)
-            except NatsError as error:
-                # A lost `run` or `cancel` shows in the worker's next heartbeats.
-                self._service.log.warning("a command was lost", command=type(command).__name__, error=str(error))
-            except Exception:
-                self._service.log.exception("a command could not be executed", command=type(command).__name__)
-            finally:
-                self._commands.task_done()
+            item = await self._commands.get()
+            command, entry = item
+            key = command.command.key if isinstance(command, _Attach) else command.call.key
+            if (waiting := self._aside.get(key)) is not None:
+                waiting.append(item)
+            elif isinstance(command, Dispatch) and entry is not None and self._must_read(entry):
+                self._aside[key] = deque([item])
+                self._start(self._execute_aside(key), "fill with results")
+            else:
+                await self._execute_safely(command, entry)
+
+    async def _execute_aside(self, key: str) -> None:
+        items = self._aside[key]
+        while items:
+            await self._execute_safely(*items.popleft())
+        del self._aside[key]
+
+    async def _execute_safely(self, command: Command | _Attach, entry: Entry | None) -> None:
+        try:
+            await self._execute(command, entry)
+        except NatsError as error:
+            # A lost `run` or `cancel` shows in the worker's next heartbeats.
+            self._service.log.warning("a command was lost", command=type(command).__name__, error=str(error))
+        except Exception:
+            self._service.log.exception("a command could not be executed", command=type(command).__name__)
+        finally:
+            self._commands.task_done()
+
+    def _start(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._lookups.add(task)
+        task.add_done_callback(self._lookups.discard)
 
     async def _execute(self, command: Command | _Attach, entry: Entry | None) -> None:
         match command:
@@ -187,9 +222,7 @@ class Outbox:
                 await self._acknowledge(entry)
                 self._service.metrics.calls.labels(entry.operation, "ok").inc()
             case CheckResult(call):
-                task = asyncio.create_task(self._look_up(call, entry), name="look up result")
-                self._lookups.add(task)
-                task.add_done_callback(self._lookups.discard)
+                self._start(self._look_up(call, entry), "look up result")
 
     async def _dispatch(self, call: ModelCall, entry: Entry, worker: WorkerId, attempt: int) -> None:
         headers = entry.headers
@@ -214,6 +247,8 @@ class Outbox:
         out[wire.TIMES] = f"{received},{entry.queued_us},{time.time_ns() // 1000}"
         out[wire.DURABILITY] = "durable" if call.durable else "volatile"
         out[wire.OPERATION] = call.operation
+        if call.durable and self._core.chains.is_awaited(call.key):
+            out[wire.AWAITED] = "1"
         out.update(self._fence)
         entry.hop.end()
         await self._service.lane.publish(subjects.worker(*worker, "run"), body, headers=out)
@@ -244,17 +279,30 @@ class Outbox:
         Raises:
             DependencyFailed: one of them is not stored.
         """
-        wanted = references(entry.body) if entry.headers.after else []
+        wanted = self._wanted(entry)
         if not wanted or self._results is None:
             return entry.body
         texts: dict[str, str] = {}
-        for call_id in wanted:
-            frame = await self._results.find_patiently(f"{entry.headers.tenant}.{entry.headers.agent}.{call_id}")
+        for call_id, key in wanted.items():
+            frame = self._told.get(key)
+            if frame is None:
+                async with self._lookup_slots:
+                    frame = await self._results.find_patiently(key)
             text = None if frame is None else text_of(frame)
             if text is None:
                 raise DependencyFailed(f"the result of {call_id} is not stored; only durable calls keep theirs")
             texts[call_id] = text
         return fill(entry.body, texts)
+
+    def _wanted(self, entry: Entry) -> dict[str, str]:
+        """The calls whose results a body refers to, and their keys."""
+        headers = entry.headers
+        if not headers.after:
+            return {}
+        return {call_id: f"{headers.tenant}.{headers.agent}.{call_id}" for call_id in references(entry.body)}
+
+    def _must_read(self, entry: Entry) -> bool:
+        return any(key not in self._told for key in self._wanted(entry).values())
 
     async def _attach_listeners(self, entry: Entry, worker: WorkerId) -> None:
         for inbox, text_offset in list(entry.listeners.items()):

@@ -3,11 +3,11 @@
 from typing import assert_never
 
 from aios_proto.frames import Usage
-from aios_proto.kernel import CallEnded, CallReturned, WorkerBye, WorkerHello
-from aios_scheduler.core.events import Event, RunEnded, RunReturned, WorkerLeft, WorkerSeen
+from aios_proto.kernel import CallEnded, CallResult, CallReturned, WorkerBye, WorkerHello
+from aios_scheduler.core.events import Event, ResultMade, RunEnded, RunReturned, WorkerLeft, WorkerSeen
 
 
-def event_of(report: WorkerHello | WorkerBye | CallEnded | CallReturned) -> Event:
+def event_of(report: WorkerHello | WorkerBye | CallResult | CallEnded | CallReturned) -> Event:
     """The event to feed the core with."""
     worker = (report.pool, report.worker)
     match report:
@@ -27,6 +27,8 @@ def event_of(report: WorkerHello | WorkerBye | CallEnded | CallReturned) -> Even
             )
         case WorkerBye():
             return WorkerLeft(worker, report.incarnation)
+        case CallResult():
+            return ResultMade(report.key, worker)
         case CallEnded():
             usage = report.usage or Usage(prompt_tokens=0, completion_tokens=0)
             return RunEnded(

@@ -23,7 +23,7 @@ from aios_proto import headers as wire
 from aios_proto import subjects, telemetry
 from aios_proto.decode import decode
 from aios_proto.errors import AiosError, InvalidRequest, SyscallUnknown, UnknownOperation
-from aios_proto.kernel import WORKER_REPORT, WorkerBye, WorkerHello
+from aios_proto.kernel import WORKER_REPORT, CallResult, WorkerBye, WorkerHello
 from aios_proto.messages.llm import ChatRequest, CompleteRequest, Generation
 from aios_scheduler.arrivals import Arrivals
 from aios_scheduler.attaching import Attaching
@@ -301,6 +301,8 @@ class SchedulerService:
                 self._probing.heard((report.pool, report.worker), report.incarnation)
             elif isinstance(report, WorkerBye):
                 self._probing.left((report.pool, report.worker))
+        if isinstance(report, CallResult):
+            self.outbox.told(report.key, report.frame.encode())
         self._feed(event_of(report))
 
     # The core

@@ -1,13 +1,15 @@
 """What a caller reads while a worker runs its call."""
 
 import asyncio
+import json
+from dataclasses import replace
 
 import pytest
 from support.running_service import InProcess
 from support.scripted_scheduler import ScriptedScheduler
 from support.tgi_stand_in import GenerateStream, TgiStandIn
 
-from aios_proto.kernel import CallEnded
+from aios_proto.kernel import CallEnded, CallResult
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -33,6 +35,19 @@ async def test_the_frames_of_an_answer_follow_on_each_other_and_the_result_is_th
     assert 0 <= done["timings"]["first_token_ms"] <= done["timings"]["total_ms"]
     ended = await scheduler.heard(CallEnded)
     assert (ended.key, ended.attempt, ended.outcome) == (call.key, 1, "done")
+
+
+@pytest.mark.parametrize(("awaited", "texts", "told"), [(True, 2, True), (False, 2, False), (True, 4000, False)])
+async def test_a_short_result_is_told_at_once_where_other_calls_wait_for_it(
+    scheduler: ScriptedScheduler, tgi: TgiStandIn, *, awaited: bool, texts: int, told: bool
+) -> None:
+    tgi.script = lambda stream: stream.answer(*["word "] * texts)
+    headers = replace(scheduler.headers(), awaited=awaited)
+    call = await scheduler.run({"prompt": "Hi", "max_tokens": 900, "stream": False}, headers)
+    done = (await scheduler.frames(call))[-1]
+    await scheduler.heard(CallEnded)
+    results = [report for report in scheduler.reports if isinstance(report, CallResult)]
+    assert [(result.key, json.loads(result.frame)) for result in results] == ([(call.key, done)] if told else [])
 
 
 async def test_the_first_token_does_not_wait_for_the_second(scheduler: ScriptedScheduler, tgi: TgiStandIn) -> None:

@@ -79,6 +79,7 @@ class ModelCall:
         flow: the flow it waits in.
         latest_start: Unix time in seconds at which it must start to meet its deadline.
         preempting: its worker was told to stop it.
+        continued: calls that waited for it have been let go, before its worker has stored the result.
         account: its program's, while it is open.
     """
 
@@ -124,6 +125,7 @@ class ModelCall:
     flow: tuple[str, ...] = ()
     latest_start: float = math.inf
     preempting: bool = False
+    continued: bool = False
     account: "Program | None" = field(default=None, repr=False)
     _program_id: ProgramId | None = field(default=None, repr=False)
 

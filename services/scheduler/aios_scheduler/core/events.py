@@ -58,6 +58,14 @@ class WorkerLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultMade:
+    """The caller of a running call has its result; `RunEnded` follows when that is stored."""
+
+    key: str
+    worker: WorkerId
+
+
+@dataclass(frozen=True, slots=True)
 class RunEnded:
     """A worker has sent the last frame of a call.
 
@@ -110,4 +118,15 @@ class Tick:
     """Time has passed."""
 
 
-Event = Arrived | CancelAsked | WorkerSeen | WorkerLeft | RunEnded | RunReturned | ResultChecked | EndKnown | Tick
+Event = (
+    Arrived
+    | CancelAsked
+    | WorkerSeen
+    | WorkerLeft
+    | ResultMade
+    | RunEnded
+    | RunReturned
+    | ResultChecked
+    | EndKnown
+    | Tick
+)

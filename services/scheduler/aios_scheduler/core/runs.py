@@ -10,7 +10,7 @@ from aios_scheduler.core.call import CallState, ModelCall, WorkerId
 from aios_scheduler.core.chains import Chains
 from aios_scheduler.core.commands import Adopt, CancelRun, CheckResult, Command
 from aios_scheduler.core.endings import Endings
-from aios_scheduler.core.events import RunEnded, RunReturned, WorkerSeen
+from aios_scheduler.core.events import ResultMade, RunEnded, RunReturned, WorkerSeen
 from aios_scheduler.core.pool import Pool
 from aios_scheduler.core.pools import Pools
 from aios_scheduler.core.workers import Worker, WorkerTable
@@ -110,6 +110,13 @@ class Runs:
         call.attempt = 0
         commands.append(Adopt(call, worker.id))
 
+    def result_made(self, event: ResultMade, now: float, commands: list[Command]) -> None:
+        """A worker has told a caller the result: the calls that need it wait no longer."""
+        call = self._calls.get(event.key)
+        if call is not None and call.state is CallState.RUNNING and call.worker == event.worker:
+            call.continued = self._chains.is_awaited(call.key)
+            self._endings.release(call.key, now, commands, None)
+
     def run_ended(self, event: RunEnded, now: float, commands: list[Command]) -> None:
         """A worker has answered a call."""
         call = self._calls.get(event.key)
@@ -122,7 +129,8 @@ class Runs:
         pool = self._pools.of(call)
         pool.queue.remove(call)
         if call.state is CallState.RUNNING:
-            pool.assignment.ended(call, event, now, awaited=self._chains.is_awaited(call.key))
+            awaited = call.continued or self._chains.is_awaited(call.key)
+            pool.assignment.ended(call, event, now, awaited=awaited)
             pool.assignment.slot_free(call)
         call.worker = event.worker
         self._endings.forget(call, now, commands, succeeded=event.succeeded)

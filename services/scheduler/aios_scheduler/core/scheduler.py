@@ -22,6 +22,7 @@ from aios_scheduler.core.events import (
     EndKnown,
     Event,
     ResultChecked,
+    ResultMade,
     RunEnded,
     RunReturned,
     Tick,
@@ -73,6 +74,8 @@ class SchedulerCore:
                 self.runs.worker_seen(event, now, commands)
             case WorkerLeft(worker_id, incarnation):
                 self.runs.worker_left(worker_id, incarnation, now, commands)
+            case ResultMade():
+                self.runs.result_made(event, now, commands)
             case RunEnded():
                 self.runs.run_ended(event, now, commands)
             case RunReturned():
