@@ -84,6 +84,7 @@ class Link:
         self._client: Client | None = None
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self._closing = False
         self.refusal: AccessError | None = None
 
     @property
@@ -108,6 +109,7 @@ class Link:
             AccessDenied: the bus does not let the agent hear its replies.
             BusUnavailable: no server answered in time.
         """
+        self._closing = False
         give_up = time.monotonic() + timeout_s
         pause_s = SHORTEST_PAUSE_S
         while True:
@@ -137,6 +139,8 @@ class Link:
 
     async def close(self) -> None:
         """Sends what is pending and disconnects."""
+        # Where an attempt to connect ends in this very step, `asyncio.wait_for` of Python 3.11 loses the cancellation.
+        self._closing = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -146,15 +150,16 @@ class Link:
             await _shut(client)
 
     async def _keep_connected(self) -> None:
-        while True:
+        while not self._closing:
             await self._lost.wait()
-            await self._reconnect()
-            self._listener.on_connected()
+            if await self._reconnect():
+                self._listener.on_connected()
 
-    async def _reconnect(self) -> None:
+    async def _reconnect(self) -> bool:
+        """Tries until it is connected; False if it was closed meanwhile."""
         refused_since: float | None = None
         pause_s = SHORTEST_PAUSE_S
-        while True:
+        while not self._closing:
             # Spread, so that a restarted bus is not met by all agents at once.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -170,7 +175,8 @@ class Link:
                     self._listener.on_refused(error)
             else:
                 self.refusal = None
-                return
+                return not self._closing
+        return False
 
     async def _connect(self, timeout_s: float) -> None:
         client = Client()
