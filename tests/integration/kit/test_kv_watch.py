@@ -54,6 +54,20 @@ async def test_only_the_keys_asked_for_are_shown_with_their_last_value(js: JetSt
     assert await present(js, "z.>") == {}
 
 
+async def test_the_mark_comes_though_what_was_there_is_purged_before_it_is_sent(
+    js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios_kit.kv_watch._QUIET_S", 0.1)
+    bucket = await js.key_value(BUCKET)
+    for number in range(150):  # a few of them hit the moment
+        for key in range(6):
+            await bucket.put(f"x.{key}", b"x")
+        watching = asyncio.create_task(present(js))
+        await asyncio.sleep(number % 16 * 0.00025)
+        await js.purge_stream(f"KV_{BUCKET}", subject=f"$KV.{BUCKET}.x.>")
+        await watching
+
+
 async def test_changes_follow_the_mark(js: JetStreamContext) -> None:
     bucket = await js.key_value(BUCKET)
     async with asyncio.timeout(10), aclosing(watch_bucket(js, BUCKET)) as entries:
