@@ -307,6 +307,8 @@ class Call(Generic[R]):
         elif kind == "error":
             self._failed(AiosError.from_body(Failed.model_validate_json(data).error))
         elif kind in ("accepted", "pending_approval"):
+            if kind == "pending_approval":
+                self._course.parked()
             trace_id = frame.get("trace_id")
             if self._trace_id is None and isinstance(trace_id, str):
                 self._trace_id = trace_id

@@ -118,6 +118,10 @@ class Course:
         self._unknown += 1
         return True
 
+    def parked(self) -> None:
+        """The kernel says that the call waits for a human. Who runs calls does not know it, which is no fault then."""
+        self._unknown = 0
+
     def postponed(self, now: float, retry_after_s: float) -> bool:
         """The kernel could not store the call now: it has to be sent again. False where that was tried long enough."""
         if self._attach_only:

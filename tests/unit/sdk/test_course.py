@@ -87,6 +87,18 @@ def test_a_call_the_kernel_never_knows_is_not_sent_for_ever() -> None:
     assert sent == MOST_UNKNOWN
 
 
+def test_a_call_that_waits_for_a_human_is_asked_for_until_its_deadline() -> None:
+    course = Course(0.0, 3600.0)
+    at(course, 0.0)
+    for round_number in range(1, 100):
+        now = round_number * 30.0
+        course.parked()
+        course.frame(now - 25.0)
+        assert at(course, now) is Action.ATTACH
+        assert course.unknown(now)
+        assert at(course, now) is Action.SEND
+
+
 def test_a_call_the_kernel_could_not_store_is_sent_again_for_a_while() -> None:
     course = Course(0.0, 1000.0)
     at(course, 0.0)
