@@ -64,6 +64,8 @@ REDEEM_APPROVAL = "aios.k.access.redeem"
 """Where whoever is about to run an approved call asks whether it is the first; a kernel call, none of an agent's."""
 WAITING_CALLS = "aios.k.access.waiting"
 """Where each replica of access tells the others which calls begin and end to wait there for a quota."""
+AUDIT_OVERTAKEN = "aios.k.access.audit_overtaken"
+"""Where a replica of access says that others keep it from writing a tenant's audit log: `<instance> <tenant>`."""
 ABOUT_CALLS = frozenset({"syscall.cancel", "syscall.list", "tool.cancel"})
 """Operations on calls that may be anywhere: access takes them at `about_calls`, and asks all that hold calls."""
 LIST_CONNECTIONS = "$SYS.REQ.ACCOUNT.PING.CONNZ"

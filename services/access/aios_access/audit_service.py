@@ -73,9 +73,11 @@ class AuditService:
             service.log,
             linger_s=settings.access_audit_linger_s,
             capacity=settings.access_audit_capacity,
+            say_overtaken=self._say_overtaken,
         )
         writer.open()
         self._writer = self.trail.sink = writer
+        await service.lane.subscribe(subjects.AUDIT_OVERTAKEN, self._on_overtaken)
         await service.lane.subscribe(subjects.CALL_ENDED, self._on_call_end, queue=_QUEUE)
         await service.lane.subscribe(subjects.ALL_WORKER_REPORTS, self._on_worker_report, queue=_QUEUE)
         await service.lane.subscribe(subjects.ALL_REFUSALS, self._on_refusal, queue=_QUEUE)
@@ -99,6 +101,14 @@ class AuditService:
         """Returns when all that was recorded for a tenant is on disk."""
         if self._writer is not None:
             await self._writer.stored(tenant)
+
+    async def _say_overtaken(self, tenant: str) -> None:
+        await self._service.lane.reply(subjects.AUDIT_OVERTAKEN, f"{self._settings.instance} {tenant}".encode())
+
+    async def _on_overtaken(self, message: Msg) -> None:
+        by, _, tenant = message.data.decode("utf-8", "replace").partition(" ")
+        if by != self._settings.instance:
+            self.writer.let_others_first(tenant)
 
     async def _on_call_end(self, message: Msg) -> None:
         try:

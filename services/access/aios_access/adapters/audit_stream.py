@@ -1,7 +1,9 @@
 """The audit log in JetStream: stream `AIOS_AUDIT`, one subject a tenant, batches of chained lines.
 
 Any number of replicas write one chain a tenant: a batch is stored only where it follows the batch it was chained to
-(`Nats-Expected-Last-Subject-Sequence`); who was overtaken reads the new head and chains again. A batch whose
+(`Nats-Expected-Last-Subject-Sequence`); who was overtaken reads the new head and chains again. Whoever stored the last
+batch knows the head and needs one round trip for the next, the others two: under load it would go on to win. So a
+writer that is overtaken several times in a row says so, and the others leave it the time for a batch. A batch whose
 acknowledgement was lost is not stored twice (`Nats-Msg-Id`). The stream refuses to delete or purge messages.
 """
 
@@ -9,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -46,6 +48,10 @@ _OPEN_S = 30.0
 _FETCH = 16
 _FETCH_S = 5.0
 _DUPLICATE_WINDOW_S = 120
+_OVERTAKEN_OFTEN = 3
+# One for a batch that is under way, two for the rival's: its reading of the head, and its batch; one to spare.
+_YIELD_ROUND_TRIPS = 4
+_MOST_YIELD_S = 0.5
 
 
 def audit_stream(replicas: int, max_age_s: float) -> StreamConfig:
@@ -101,6 +107,9 @@ class _Chain:
         batch_id: of the batch that is on its way or was lost on it.
         batch_size: its records.
         waiters: who wait for `stored` to reach a number.
+        overtaken: how often in a row another writer was faster.
+        round_trip_s: what the last batch took.
+        yield_until_s: until when (on a steady clock) another writer is left to go first.
     """
 
     waiting: deque[AuditRecord] = field(default_factory=deque)
@@ -111,6 +120,9 @@ class _Chain:
     batch_id: str = ""
     batch_size: int = 0
     waiters: list[tuple[int, "asyncio.Future[None]"]] = field(default_factory=list)
+    overtaken: int = 0
+    round_trip_s: float = 0.0
+    yield_until_s: float = 0.0
 
 
 class AuditWriter:
@@ -122,16 +134,25 @@ class AuditWriter:
         log: gets what goes wrong.
         linger_s: seconds a record may wait for others.
         capacity: records that may wait for the bus; see `full`.
+        say_overtaken: awaited with the tenant where other writers have been faster several times in a row.
     """
 
     def __init__(
-        self, js: JetStreamContext, sealer: Sealer | None, log: Log, *, linger_s: float, capacity: int
+        self,
+        js: JetStreamContext,
+        sealer: Sealer | None,
+        log: Log,
+        *,
+        linger_s: float,
+        capacity: int,
+        say_overtaken: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._js = js
         self._sealer = sealer
         self._log = log
         self._linger_s = linger_s
         self._capacity = capacity
+        self._say_overtaken = say_overtaken
         self._chains: dict[str, _Chain] = {}
         self._waiting = 0
         self._work = asyncio.Event()
@@ -187,6 +208,13 @@ class AuditWriter:
         self._urgent.set()
         await waiter
 
+    def let_others_first(self, tenant: str) -> None:
+        """Another writer has been overtaken several times in a row: if it was by this one, it now has its turn."""
+        chain = self._chains.get(tenant)
+        if chain is not None and chain.head is not None:
+            yield_s = min(_MOST_YIELD_S, _YIELD_ROUND_TRIPS * chain.round_trip_s)
+            chain.yield_until_s = time.monotonic() + yield_s
+
     async def _write(self) -> None:
         while True:
             await self._work.wait()
@@ -220,6 +248,9 @@ class AuditWriter:
                     await asyncio.sleep(_RETRY_S)
 
     async def _write_batch(self, tenant: str, chain: _Chain) -> None:
+        if (yield_s := chain.yield_until_s - time.monotonic()) > 0:
+            await asyncio.sleep(yield_s)
+            chain.head = None
         if chain.head is None:
             chain.head, chain.stream_seq = await read_head(self._js, tenant)
         if not chain.batch_id:
@@ -229,6 +260,7 @@ class AuditWriter:
         lines, head = chain_lines(tenant, chain.head, records)
         if self._sealer is not None:
             lines.append(self._sealer.seal(tenant, head))
+        started = time.monotonic()
         try:
             ack = await self._js.publish(
                 subjects.audit(tenant),
@@ -240,7 +272,11 @@ class AuditWriter:
             if error.err_code != _OVERTAKEN:
                 raise
             chain.head = None
+            chain.overtaken += 1
+            if chain.overtaken >= _OVERTAKEN_OFTEN and self._say_overtaken is not None:
+                await self._say_overtaken(tenant)
             return
+        chain.overtaken, chain.round_trip_s = 0, time.monotonic() - started
         chain.head, chain.stream_seq = (None, 0) if ack.duplicate else (head, ack.seq)
         chain.batch_id = ""
         for _ in records:
