@@ -1,8 +1,8 @@
 """Calls about calls: where a call is that shall end, and which calls of an agent are open.
 
-A call's id does not say who has it: it may wait for a human here, or wait or run under the scheduler or in the tool
-manager. So access takes these operations itself, asks all of them, and answers once: with what the one says that knows
-the call, or, when none does, that it is unknown.
+A call's id does not say who has it: it may wait for a human or a quota here, or wait or run under the scheduler or in
+the tool manager. So access takes these operations itself, asks all of them, and answers once: with what the one says
+that knows the call, or, when none does, that it is unknown.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 
 from aios_access.approval_service import ApprovalService
 from aios_access.presence import PresenceTable
+from aios_access.waiting_calls import WaitingCalls
 from aios_kit.kernel_calls import KernelCalls
 from aios_kit.service import Call, Service
 from aios_proto import subjects
@@ -33,13 +34,17 @@ class OpenCalls:
     Args:
         service: the chassis.
         presence: who is there to be asked.
-        approvals: the calls that wait here.
+        approvals: the calls that wait for a human.
+        waiting: the calls that wait for a quota.
     """
 
-    def __init__(self, service: Service, presence: PresenceTable, approvals: ApprovalService) -> None:
+    def __init__(
+        self, service: Service, presence: PresenceTable, approvals: ApprovalService, waiting: WaitingCalls
+    ) -> None:
         self._calls: KernelCalls = service.kernel_calls
         self._presence = presence
         self._approvals = approvals
+        self._waiting = waiting
         service.serve("syscall", "cancel", self._cancel, subject=subjects.about_calls("syscall", "cancel"))
         service.serve("tool", "cancel", self._cancel_tool, subject=subjects.about_calls("tool", "cancel"))
         service.serve("syscall", "list", self._list, subject=subjects.about_calls("syscall", "list"))
@@ -51,13 +56,18 @@ class OpenCalls:
         headers, call_id = call.headers, call.body.id
         if (parked := await self._approvals.cancel(headers, call_id, look=False)) is not None:
             return parked
+        # Asked first: a call that has just ceased to wait is found by who is asked after that.
+        if (waited := await self._waiting.cancel(headers, call.body)) is not None:
+            return waited
         asked = [self._cancel_at("syscall", call.body, call)]
         if self._has_tools():
             asked.append(self._cancel_at("tool", CancelRequest(id=call_id), call))
         found, unheard = await _first(asked)
         if found is not None:
             return found
-        # It may have been on its way to being parked, or from there to its manager.
+        # It may have been on its way to where it waits, or from there to its manager.
+        if (waited := await self._waiting.cancel(headers, call.body)) is not None:
+            return waited
         if (parked := await self._approvals.cancel(headers, call_id, look=True)) is not None:
             return parked
         if unheard is not None:
@@ -74,10 +84,11 @@ class OpenCalls:
         asked = [self._list_at("syscall", "list", call)]
         if self._has_tools():
             asked.append(self._list_at("tool", "calls", call))
-        found = self._approvals.open_calls(headers.tenant, headers.agent)
+        found = await self._waiting.open_calls(headers, call.body)
+        found += self._approvals.open_calls(headers.tenant, headers.agent)
         for listed in await asyncio.gather(*asked):
             found += listed.calls
-        # One that a human has let pass is known twice for a moment; whoever has it by now knows more of it.
+        # One that has just gone on is known twice for a moment; whoever has it by now knows more of it.
         known = {info.id: info for info in found}
         return ListResult(calls=sorted(known.values(), key=lambda info: -info.age_s)[: call.body.limit])
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from aios_access.adapters.kv_allowances import KvAllowances
+from aios_access.charges import Charge, Claim, Pause
 from aios_access.directory import Identity
 from aios_access.quota_meter import Exhausted, NeedsLease, SlotMeter, WindowMeter
 from aios_access.quotas import Meters, Price, QuotaKey, Quotas
@@ -15,6 +16,7 @@ from aios_proto.errors import AiosError, QuotaExhausted
 from aios_proto.frames import Usage
 from aios_proto.headers import CallHeaders
 from aios_proto.operations import Operation
+from aios_proto.subjects import ABOUT_CALLS
 
 ANY_MODEL = "*"
 
@@ -23,40 +25,6 @@ _SLOT_RETRY_S = 0.25
 _GRACE_S = 30.0
 _SWEEP_S = 5.0
 _MAX_WAITING = 256
-
-
-@dataclass(slots=True)
-class _Claim:
-    """One meter and what a call takes of it."""
-
-    key: str
-    says: str
-    wait_s: float
-    meter: WindowMeter | SlotMeter
-    amount: int = 1
-    priced: bool = False
-    limits_tokens: bool = False
-    window: int = 0
-
-
-@dataclass(slots=True)
-class Charge:
-    """What one call has taken.
-
-    Attributes:
-        call: the call's key; empty where nothing is to be settled at its end.
-        complete: whether all is taken.
-        tokens: of prompt and answer, as estimated.
-        budget_tokens: what it may use at most; None where neither tokens nor cost are limited. Only when complete.
-    """
-
-    call: str
-    price: Price
-    expires_s: float
-    claims: list[_Claim] = field(default_factory=list)
-    complete: bool = False
-    tokens: int = 0
-    budget_tokens: int | None = None
 
 
 class QuotaGuard:
@@ -79,6 +47,7 @@ class QuotaGuard:
         self._locks: dict[str, asyncio.Lock] = {}
         self._freed: dict[str, asyncio.Event] = {}
         self._returning: set[asyncio.Task[None]] = set()
+        self._leasing: set[asyncio.Task[bool]] = set()
         self._waiting: dict[str, int] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -89,6 +58,10 @@ class QuotaGuard:
             msg = "the quotas' pools are not open yet"
             raise RuntimeError(msg)
         return self._allowances
+
+    def is_open(self, key: str) -> bool:
+        """Whether a call that was charged here has begun and not ended."""
+        return key in self._open
 
     @property
     def has_open(self) -> bool:
@@ -114,10 +87,11 @@ class QuotaGuard:
                             await self.allowances.return_unused(f"{meters.key}.{kind}", meter)
         except (AiosError, TimeoutError) as error:
             self._log.warning("leased quota could not be returned; it counts as used", error=str(error))
-        for task in self._returning:
+        unfinished = {*self._returning, *self._leasing}
+        for task in unfinished:
             task.cancel()
-        if self._returning:
-            await asyncio.wait(self._returning)
+        if unfinished:
+            await asyncio.wait(unfinished)
 
     def charge(
         self, identity: Identity, operation: Operation, headers: CallHeaders, body: bytes, now: float
@@ -135,6 +109,8 @@ class QuotaGuard:
             return None
         if operation.durability != "durable" and self._take_quickly(meters, now):
             return None
+        if operation.full_name in ABOUT_CALLS and self._take_ahead(meters, now):
+            return None
         charge = self._claims(meters, operation, headers, body)
         missing = self._take(charge, now)
         if missing is None:
@@ -145,8 +121,14 @@ class QuotaGuard:
             raise _exhausted(claim, why.retry_after_s)
         return charge
 
-    async def wait(self, charge: Charge) -> None:
+    async def wait(self, charge: Charge, paused: Callable[[], Awaitable[None]]) -> None:
         """Takes what `charge` could not: leases it, or waits for it as long as the quota's soft limit says.
+
+        All is taken in the step in which this returns, and nothing where it is cancelled.
+
+        Args:
+            charge: what the call takes; its `pause` says what it waits for.
+            paused: awaited when it first has to wait for more than a lease.
 
         Raises:
             QuotaExhausted: a limit is used up.
@@ -170,6 +152,11 @@ class QuotaGuard:
                 raise _exhausted(claim, retry_s)
             self._waiting[claim.key] = waiting + 1
             try:
+                first, now = charge.pause is None, time.time()
+                again_s = now + retry_s if isinstance(claim.meter, WindowMeter) else None
+                charge.pause = Pause(claim.says, again_s, now + left_s)
+                if first:
+                    await paused()
                 await self._pause(claim, min(retry_s, left_s))
             finally:
                 self._waiting[claim.key] -= 1
@@ -209,19 +196,19 @@ class QuotaGuard:
         self._undo(charge.claims)
 
     def _claims(self, meters: tuple[Meters, ...], operation: Operation, headers: CallHeaders, body: bytes) -> Charge:
-        claims: list[_Claim] = []
+        claims: list[Claim] = []
         is_model_call = operation.durability == "durable"
         new = is_model_call and headers.key not in self._open  # the same id again is the same call
         charge = Charge(headers.key if new else "", _FREE, (headers.deadline_ms or 0) / 1000 + _GRACE_S, claims)
         for each in meters:
             if each.calls is not None:
-                claims.append(_Claim(f"{each.key}.calls", f"calls of {each.says}", each.wait_s, each.calls))
+                claims.append(Claim(f"{each.key}.calls", f"calls of {each.says}", each.wait_s, each.calls))
         if not new:
             return charge
         estimate: tuple[int, int] | None = None
         for each in meters:
             if each.slots is not None:
-                claims.append(_Claim(f"{each.key}.open", f"open calls of {each.says}", each.wait_s, each.slots))
+                claims.append(Claim(f"{each.key}.open", f"open calls of {each.says}", each.wait_s, each.slots))
             if each.tokens is None and each.budget is None:
                 continue
             if estimate is None:
@@ -232,12 +219,12 @@ class QuotaGuard:
             if each.tokens is not None:
                 amount = sum(estimate)
                 says = f"tokens of {each.says}"
-                claims.append(_Claim(f"{each.key}.tokens", says, each.wait_s, each.tokens, amount, limits_tokens=True))
+                claims.append(Claim(f"{each.key}.tokens", says, each.wait_s, each.tokens, amount, limits_tokens=True))
             if each.budget is not None:
                 cost = charge.price.micro(*estimate)
                 says = f"budget of {each.says}"
                 claims.append(
-                    _Claim(f"{each.key}.budget", says, each.wait_s, each.budget, cost, priced=True, limits_tokens=True)
+                    Claim(f"{each.key}.budget", says, each.wait_s, each.budget, cost, priced=True, limits_tokens=True)
                 )
         return charge
 
@@ -248,7 +235,7 @@ class QuotaGuard:
         completion = wanted if isinstance(wanted, int) and wanted > 0 else self._reserve_tokens
         return len(body) // _CHARACTERS_PER_TOKEN, completion, model if isinstance(model, str) else ANY_MODEL
 
-    def _take(self, charge: Charge, now: float) -> tuple[_Claim, Exhausted | NeedsLease] | None:
+    def _take(self, charge: Charge, now: float) -> tuple[Claim, Exhausted | NeedsLease] | None:
         """Takes all of a call's claims, or none and returns the first that is missing."""
         for number, claim in enumerate(charge.claims):
             if isinstance(claim.meter, SlotMeter):
@@ -272,15 +259,46 @@ class QuotaGuard:
             return False
         return True
 
-    def _undo(self, claims: list[_Claim]) -> None:
+    def _take_ahead(self, meters: tuple[Meters, ...], now: float) -> bool:
+        """For calls about calls, which must not wait behind those they shall end: they use the next second's share."""
+        for number, each in enumerate(meters):
+            if each.calls is None or each.calls.take_ahead(1, now):
+                continue
+            for taken in meters[:number]:
+                if taken.calls is not None:
+                    taken.calls.give_back(1, taken.calls.window)
+            return False
+        return True
+
+    def _undo(self, claims: list[Claim]) -> None:
         for claim in claims:
             if isinstance(claim.meter, SlotMeter):
                 self._release(claim)
             else:
                 claim.meter.give_back(claim.amount, claim.window)
 
-    async def _lease(self, claim: _Claim, why: Exhausted | NeedsLease) -> bool:
-        """Asks the pool; whether it is worth to try again at once."""
+    async def _lease(self, claim: Claim, why: Exhausted | NeedsLease) -> bool:
+        """Asks the pool; whether it is worth to try again at once.
+
+        The asking goes on where the call that waits for it is given up: what the pool grants must be known here.
+        """
+        if not isinstance(claim.meter, SlotMeter) and not isinstance(why, NeedsLease):
+            return False
+        leasing = asyncio.create_task(self._ask_pool(claim, why), name="lease")
+        self._leasing.add(leasing)
+        leasing.add_done_callback(partial(self._leased, claim))
+        return await asyncio.shield(leasing)
+
+    def _leased(self, claim: Claim, leasing: asyncio.Task[bool]) -> None:
+        self._leasing.discard(leasing)
+        if leasing.cancelled():
+            return
+        if (error := leasing.exception()) is not None:
+            self._log.debug("a lease failed", error=str(error))
+        elif isinstance(claim.meter, SlotMeter):
+            self._return_soon(claim.key, claim.meter)  # where the call it was for has been given up
+
+    async def _ask_pool(self, claim: Claim, why: Exhausted | NeedsLease) -> bool:
         lock = self._locks.setdefault(claim.key, asyncio.Lock())
         async with lock:
             if isinstance(claim.meter, SlotMeter):
@@ -304,25 +322,29 @@ class QuotaGuard:
             await self.allowances.lease(claim.key, claim.meter, again, now)
             return True
 
-    async def _pause(self, claim: _Claim, seconds: float) -> None:
+    async def _pause(self, claim: Claim, seconds: float) -> None:
         if not isinstance(claim.meter, SlotMeter):
             await asyncio.sleep(seconds)
             return
         freed = self._freed.setdefault(claim.key, asyncio.Event())
         freed.clear()
         try:
-            # A slot that another replica returns wakes nobody here.
-            await asyncio.wait_for(freed.wait(), seconds)
+            # A slot that another replica returns wakes nobody here. Not `wait_for`: it may swallow a cancellation.
+            async with asyncio.timeout(seconds):
+                await freed.wait()
         except TimeoutError:
             return
 
-    def _release(self, claim: _Claim) -> None:
+    def _release(self, claim: Claim) -> None:
         assert isinstance(claim.meter, SlotMeter)
         claim.meter.release()
         if (freed := self._freed.get(claim.key)) is not None:
             freed.set()
         if claim.meter.idle() and self._allowances is not None:
-            asyncio.get_running_loop().call_later(_SLOT_RETRY_S / 2, self._return_idle, claim.key, claim.meter)
+            self._return_soon(claim.key, claim.meter)
+
+    def _return_soon(self, key: str, meter: SlotMeter) -> None:
+        asyncio.get_running_loop().call_later(_SLOT_RETRY_S / 2, self._return_idle, key, meter)
 
     def _return_idle(self, key: str, meter: SlotMeter) -> None:
         if meter.idle():
@@ -341,8 +363,7 @@ class QuotaGuard:
                 self._log.warning("leased slots could not be returned", error=str(error))
 
     def _keep(self, charge: Charge) -> None:
-        charge.complete = True
-        charge.budget_tokens = _budget(charge)
+        charge.completed()
         if charge.call:
             self._open[charge.call] = charge
 
@@ -360,19 +381,9 @@ class QuotaGuard:
 _FREE = Price(0, 0)
 
 
-def _budget(charge: Charge) -> int | None:
-    """What a call may use: what it has taken, and what is left of the tightest limit."""
-    left: list[int] = []
-    for claim in charge.claims:
-        if isinstance(claim.meter, WindowMeter) and claim.limits_tokens:
-            tokens = charge.price.tokens(claim.meter.left()) if claim.priced else claim.meter.left()
-            left += [] if tokens is None else [tokens]
-    return charge.tokens + min(left) if left else None
-
-
-def _may_be_leased(claim: _Claim) -> bool:
+def _may_be_leased(claim: Claim) -> bool:
     return isinstance(claim.meter, SlotMeter) and time.monotonic() >= claim.meter.full_until
 
 
-def _exhausted(claim: _Claim, retry_after_s: float) -> QuotaExhausted:
+def _exhausted(claim: Claim, retry_after_s: float) -> QuotaExhausted:
     return QuotaExhausted(f"the quota of {claim.says} is used up", retry_after_s=round(max(0.001, retry_after_s), 3))

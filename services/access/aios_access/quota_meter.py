@@ -73,9 +73,22 @@ class WindowMeter:
             return None
         want = self.spent + amount - self.held
         known = self.pool if self._left is None or now >= self._left_until else self._left
+        debt = self.spent - self.held
+        if want > known and debt > 0 and known > 0:
+            return NeedsLease(self.window, min(debt, known))  # a debt is paid off, though nothing is left for the call
         if want > known:
             return Exhausted(max(0.0, (self.window + 1) * self.window_s - now))
         return NeedsLease(self.window, want)
+
+    def take_ahead(self, amount: int, now: float) -> bool:
+        """Takes an amount, of the next windows where this one has no more, up to one limit; whether it did."""
+        window = int(now // self.window_s)
+        if window != self.window:
+            self._roll(window)
+        if self.spent + amount > self.held + self.limit:
+            return False
+        self.spent += amount
+        return True
 
     def leased(self, window: int, amount: int, left: int, now: float) -> None:
         """Takes in what a lease brought, and what is left in the pool after it."""

@@ -29,6 +29,7 @@ from aios_access.settings import AccessSettings
 from aios_access.stores import Stores
 from aios_access.syscalls import Syscalls
 from aios_access.taint_service import TaintService
+from aios_access.waiting_calls import WaitingCalls
 from aios_kit.service import Service
 from aios_kit.streams import agents_bucket, ensure_bucket, ensure_stream, events_stream, syscalls_stream
 from aios_proto import headers as wire
@@ -69,7 +70,6 @@ class AccessService:
         self.audit = AuditService(self.service, settings, self.core, self._caller)
         self.taint = TaintService(self.service, settings, self.core)
         self.approvals = ApprovalService(self.service, settings, self.core, self._caller, self.audit, self.taint.passed)
-        OpenCalls(self.service, self.presence, self.approvals)
         self._store: KvAgentStore | None = None
         self._stores: Stores | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -80,11 +80,20 @@ class AccessService:
         self.service.on_stop(self._stop)
         Management(self.core, self._caller, lambda: self.store, self._forget_tenant).serve_on(self.service)
         self.quotas = QuotaService(self.service, settings, self.core, self._caller, lambda: self.stores)
+        self.waiting = WaitingCalls(self.service, self.presence, self.quotas.guard.is_open)
+        OpenCalls(self.service, self.presence, self.approvals, self.waiting)
         PolicyManagement(self.core, self._caller, lambda: self.stores.policies).serve_on(self.service)
         self._callout = self._make_callout()
         self._passing = Passing(self.service, settings, self.quotas, self.audit, self.taint, self.approvals)
         self._syscalls = Syscalls(
-            self.service, self.core, self.quotas.guard, self.audit, self.taint, self._passing, self._look_up
+            self.service,
+            self.core,
+            self.quotas.guard,
+            self.audit,
+            self.taint,
+            self._passing,
+            self.waiting,
+            self._look_up,
         )
 
     @property
@@ -141,6 +150,7 @@ class AccessService:
         self._stores = await Stores.open(service.js, replicas, self.core.policies, self.quotas.quotas, service.log)
         await self._stores.start(self.settings.request_timeout_s)
         await self.quotas.open(self._stores)
+        await self.waiting.open()
         await self._restart_watch()
         await asyncio.wait_for(self._loaded.wait(), self.settings.request_timeout_s)
         await self._bootstrap()
@@ -183,6 +193,7 @@ class AccessService:
 
     async def _reconnected(self) -> None:
         self.presence.refresh(time.monotonic())
+        await self.waiting.restart()
         await self.taint.restart()
         await self.approvals.restart()
         if self._store is not None:
@@ -193,6 +204,7 @@ class AccessService:
     async def _drain(self) -> None:
         if self._callout is not None:
             await self._callout.drain(_LOOKUP_TIMEOUT_S)
+        await self.waiting.stop()
         await self._syscalls.drain(self.settings.request_timeout_s)
         await self._passing.drain(self.settings.request_timeout_s)
 

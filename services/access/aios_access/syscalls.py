@@ -9,12 +9,15 @@ from nats.aio.msg import Msg
 from opentelemetry.trace import SpanKind
 
 from aios_access.audit_service import AuditService
+from aios_access.charges import Charge
 from aios_access.core import AccessCore, Admitted
 from aios_access.passing import Passing, seconds_to
-from aios_access.quota_guard import Charge, QuotaGuard
+from aios_access.quota_guard import QuotaGuard
 from aios_access.refusing import Refusing
 from aios_access.routes import Route, Routes
 from aios_access.taint_service import TaintService
+from aios_access.waiting_calls import WaitingCalls
+from aios_access.waits import Waiting
 from aios_kit import replies
 from aios_kit.service import Service
 from aios_kit.tasks import Tasks
@@ -42,6 +45,7 @@ class Syscalls:
         audit: gets every decision.
         taint: what must be read anew before some calls are decided on.
         passing: sends on what may pass.
+        waits: knows which calls wait for a quota.
         look_up: asks the store for an agent that is not known, by its key.
     """
 
@@ -53,6 +57,7 @@ class Syscalls:
         audit: AuditService,
         taint: TaintService,
         passing: Passing,
+        waits: WaitingCalls,
         look_up: Callable[[str], Awaitable[None]],
     ) -> None:
         self._service = service
@@ -61,6 +66,7 @@ class Syscalls:
         self._audit = audit
         self._taint = taint
         self._passing = passing
+        self._waits = waits
         self._refusing = Refusing(service, audit)
         self._look_up = look_up
         self._routes = Routes()
@@ -107,6 +113,9 @@ class Syscalls:
             admitted = self._core.admit(route, message.reply, raw, body, now_us, time.monotonic())
             if unread is not None:
                 raise unread
+            if self._waits.has_any and await self._waits.joined(admitted):
+                hop.end()
+                return
             charge = self._quotas.charge(admitted.identity, admitted.operation, admitted.headers, body, now_us / 1e6)
             if charge is not None and not charge.complete and len(self._waiting) >= _MAX_WAITING:
                 raise QuotaExhausted("too many calls wait for their quotas", retry_after_s=1)
@@ -124,20 +133,60 @@ class Syscalls:
         elif charge.complete:
             await self._passing.pass_on(_with_budget(admitted, charge), body, hop, now_us)
         else:
-            await self._waiting.start(self._pass_on_when_due(admitted, charge, body, hop), "waits for quota")
+            waiting = self._waits.begin(admitted, charge, now_us)
+            await self._waiting.start(self._pass_on_when_due(waiting, body, hop), "waits for quota")
 
-    async def _pass_on_when_due(self, admitted: Admitted, charge: Charge, body: bytes, hop: Hop) -> None:
+    async def _pass_on_when_due(self, waiting: Waiting, body: bytes, hop: Hop) -> None:
+        error: AiosError | None = None
         try:
-            async with asyncio.timeout(max(0.001, seconds_to(admitted.headers.deadline_ms))):
-                await self._quotas.wait(charge)
-        except TimeoutError:
-            error: AiosError = DeadlineExceeded("the deadline passed while the call waited for its quota")
+            await self._wait(waiting)
         except AiosError as refused:
             error = refused
+        except Exception:
+            self._service.log.exception("access failed", syscall_id=waiting.admitted.headers.id, trace_id=hop.trace_id)
+            error = replies.internal("access")
+        # Whoever takes a call out of those that wait decides on it; nothing is awaited between its share and this.
+        self._waits.end(waiting)
+        if isinstance(waiting.outcome, AiosError):
+            error = waiting.outcome
+        await self._waits.tell_over(waiting, passed=not waiting.was_given_up() and error is None)
+        if error is not None:
+            await self._refuse(waiting, error, hop, len(body))
+        elif waiting.outcome == "joined":
+            hop.end()
         else:
-            await self._passing.pass_on(_with_budget(admitted, charge), body, hop, time.time_ns() // 1000)
+            # What another replica let pass is answered here too, and has been charged there.
+            first = waiting.admitted if waiting.was_given_up() else _with_budget(waiting.admitted, waiting.charge)
+            await self._passing.pass_on(first, body, hop, time.time_ns() // 1000)
+            for copy in waiting.copies():
+                await self._passing.pass_on(copy, body, Hop(hop.traceparent), time.time_ns() // 1000)
+
+    async def _wait(self, waiting: Waiting) -> None:
+        """Returns when a call has its share, or was given up; see its `outcome`.
+
+        Raises:
+            AiosError: the quota refuses it, or its deadline has passed.
+        """
+        if waiting.was_given_up():
             return
-        await self._refusing.refuse_admitted(admitted, error, hop, len(body))
+        waiting.task = task = asyncio.current_task()
+        assert task is not None
+        try:
+            async with asyncio.timeout(max(0.001, seconds_to(waiting.admitted.headers.deadline_ms))):
+                await self._quotas.wait(waiting.charge, lambda: self._waits.tell(waiting))
+        except TimeoutError as error:
+            raise DeadlineExceeded("the deadline passed while the call waited for its quota") from error
+        except asyncio.CancelledError:
+            if not waiting.was_given_up():
+                raise
+            task.uncancel()
+
+    async def _refuse(self, waiting: Waiting, error: AiosError, hop: Hop, size: int) -> None:
+        trace_id = hop.trace_id
+        await self._refusing.refuse_admitted(waiting.admitted, error, hop, size)
+        for inbox in waiting.inboxes:
+            frame = replies.failed(waiting.admitted.headers.id, error, trace_id=trace_id)
+            await self._service.lane.reply(inbox, frame)
 
 
 def _with_budget(admitted: Admitted, charge: Charge) -> Admitted:

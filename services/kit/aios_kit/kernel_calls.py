@@ -75,6 +75,7 @@ class KernelCalls:
         priority: int | None = None,
         call_id: str | None = None,
         context: str | None = None,
+        subject: str | None = None,
     ) -> R:
         """Makes one call and waits for its result; pieces of a streamed answer are left out.
 
@@ -89,6 +90,7 @@ class KernelCalls:
             priority: 0 to 9; None is that of `on_behalf`.
             call_id: makes a repeated call the same call; None is a fresh id.
             context: id of a context the call works on.
+            subject: where the call goes; None is where the operation's calls come to.
 
         Raises:
             ManagerUnavailable: nobody serves the operation now.
@@ -128,8 +130,8 @@ class KernelCalls:
         answer = self._open[token] = asyncio.get_running_loop().create_future()
         try:
             stamped = replace(headers, traceparent=hop.traceparent).to_wire()
-            subject = subjects.kernel(manager, operation)
-            await nc.publish(subject, body.model_dump_json(exclude_none=True).encode(), headers.reply, stamped)
+            target = subjects.kernel(manager, operation) if subject is None else subject
+            await nc.publish(target, body.model_dump_json(exclude_none=True).encode(), headers.reply, stamped)
             async with asyncio.timeout(give_up_s):
                 return _result(name, await answer, result)
         except TimeoutError as error:

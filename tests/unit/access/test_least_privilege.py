@@ -30,6 +30,9 @@ SUBJECTS: Final = {
     "policy checks": "aios.k.access.policy.check",
     "ends of calls": subjects.CALL_ENDED,
     "redeeming approvals": subjects.REDEEM_APPROVAL,
+    "among replicas of access": subjects.WAITING_CALLS,
+    "waiting calls": subjects.waiting_calls("access-1", "cancel"),
+    "turns at the audit log": subjects.AUDIT_OVERTAKEN,
     "durable calls": "aios.q.llm.chat",
     "presence": "aios.k.presence.memory.m1",
     "facts": "aios.evt.acme.llm.completed",
@@ -100,15 +103,19 @@ CALLS: Final = frozenset(
     }
 )
 
+AMONG_ACCESS: Final = frozenset({"among replicas of access", "waiting calls", "turns at the audit log"})
+
 TABLE: Final[dict[Role, May]] = {
     "access": May(
         say=CALLS
+        | AMONG_ACCESS
         | {"durable calls", "agents' inboxes", "audit records", "lists of connections", "cutting connections"},
         hear=frozenset(
             {
                 *("agents' calls", "who connects", "access calls", "policy checks"),
                 *("ends of calls", "redeeming approvals"),
                 *("presence", "workers' reports"),
+                *AMONG_ACCESS,
             }
         ),
         keep=frozenset(

@@ -92,9 +92,29 @@ def test_more_used_than_was_reserved_is_paid_for_in_the_next_window() -> None:
     assert take(meter, pool, 50, 1.0)
     meter.give_back(50 - 130, meter.window)
     assert not take(meter, pool, 1, 2.0)
-    assert not take(meter, pool, 50, 11.0)
-    assert take(meter, pool, 20, 11.0)
+    assert not take(meter, pool, 71, 11.0)
+    assert take(meter, pool, 70, 11.0)
     assert take(meter, pool, 100, 21.0)
+
+
+def test_a_debt_beyond_a_whole_window_is_paid_off_and_locks_nobody_out() -> None:
+    meter, pool = WindowMeter(100, 10.0, 0, REPLICAS), Pool()
+    assert take(meter, pool, 100, 1.0)
+    meter.give_back(-250, meter.window)
+    assert not take(meter, pool, 1, 11.0)
+    assert not take(meter, pool, 1, 21.0)
+    assert not take(meter, pool, 51, 31.0)
+    assert take(meter, pool, 50, 31.0)
+
+
+def test_calls_about_calls_use_the_next_windows_share_up_to_one_limit_and_in_the_long_run_no_more() -> None:
+    meter, pool = WindowMeter(4, 1.0, 0, REPLICAS), Pool()
+    assert take(meter, pool, 4, 1.0)
+    assert not take(meter, pool, 1, 1.0)
+    assert [meter.take_ahead(1, 1.5) for _ in range(5)] == [True] * 4 + [False]
+    assert not take(meter, pool, 1, 2.0)
+    assert take(meter, pool, 4, 3.0)
+    assert not WindowMeter(0, 1.0, 0, REPLICAS).take_ahead(1, 1.0)
 
 
 def test_slots_are_free_again_when_calls_end_and_idle_ones_are_returned() -> None:
