@@ -9,9 +9,12 @@ from aios import Agent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+LONG = "Tell a very long story about a river, its valley and everyone who lives there."
+"""Its answer lasts until `aios top` has been started."""
+
 
 async def test_top_shows_workers_tenants_and_why_a_call_waits(stack: Stack, operator: Agent) -> None:
-    held = operator.llm.chat("Tell a long story.", max_tokens=500)
+    held = operator.llm.chat(LONG, max_tokens=1000)
     async for _ in held:
         break
     waits = operator.llm.chat("Go on.", max_tokens=4, after=[held.id], priority=3)

@@ -70,9 +70,12 @@ class ModelCaller(KernelCaller):
 
     async def queue_is_empty(self) -> None:
         """Returns when no message is left in the durable queue."""
-        js = self.nc.jetstream()
+        await self.queue_has(0)
+
+    async def queue_has(self, messages: int) -> None:
+        """Returns when the durable queue has so many; what has ended leaves it a moment after its answer."""
         async with asyncio.timeout(10):
-            while (await js.stream_info(subjects.SYSCALLS_STREAM)).state.messages:
+            while await self.queued() != messages:
                 await asyncio.sleep(0.01)
 
     async def queued(self) -> int:

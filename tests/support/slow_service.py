@@ -1,7 +1,8 @@
 """A kernel service that only tests run: it answers slowly, or fails, as the call's own content says.
 
-`python -m support.slow_service` serves `memory.add`: `sleep 0.5` waits half a second, `raise` fails in a way nobody
-foresaw, `refuse` fails with a typed error, `huge` answers more than the bus carries, anything else is echoed.
+`python -m support.slow_service` serves `memory.add`: `sleep 0.5` waits half a second, `hold` waits until the test lets
+it go on, `raise` fails in a way nobody foresaw, `refuse` fails with a typed error, `huge` answers more than the bus
+carries, anything else is echoed.
 """
 
 import asyncio
@@ -15,13 +16,18 @@ from aios_proto.messages.memory import AddRequest, MemoryIdResult, PoolsResult
 
 
 class SlowService:
-    """The handlers and the service they hang on."""
+    """The handlers and the service they hang on.
+
+    Attributes:
+        go_on: what calls that `hold` wait for.
+    """
 
     def __init__(self, settings: ServiceSettings, concurrency: int = 256) -> None:
         self.service = Service("memory", settings, concurrency=concurrency)
         self.at_once = 0
         self.most_at_once = 0
         self.begun = 0
+        self.go_on = asyncio.Event()
         self.service.serve("memory", "add", self._add)
         self.service.serve("memory", "pool.list", self._pools)
 
@@ -34,6 +40,8 @@ class SlowService:
             match verb:
                 case "sleep":
                     await asyncio.sleep(float(argument))
+                case "hold":
+                    await self.go_on.wait()
                 case "raise":
                     raise RuntimeError("a secret nobody may see")
                 case "timeout":

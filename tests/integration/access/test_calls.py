@@ -10,6 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 from support.access_installation import Installation
 from support.frame_inbox import RawAgent
 from support.kernel_peer import KernelPeer, kernel_peer
@@ -140,10 +141,16 @@ async def test_a_call_without_a_reply_is_refused_into_the_own_inbox(agent: RawAg
     assert (frame["id"], frame["error"]["code"]) == ("c-mute", "access.reply_forbidden")
 
 
-async def last_denial(js: JetStreamContext, tenant: str) -> dict[str, Any]:
-    found = await js.get_last_msg(subjects.EVENTS_STREAM, f"aios.evt.{tenant}.syscall.denied")
-    fact: dict[str, Any] = orjson.loads(found.data or b"{}")
-    return fact
+async def denial(js: JetStreamContext, tenant: str, call_id: str) -> dict[str, Any]:
+    """What is told of a denied call; it is stored a moment after the call was answered."""
+    async with asyncio.timeout(10):
+        while True:
+            with contextlib.suppress(NotFoundError):
+                found = await js.get_last_msg(subjects.EVENTS_STREAM, f"aios.evt.{tenant}.syscall.denied")
+                fact: dict[str, Any] = orjson.loads(found.data or b"{}")
+                if fact["id"] == call_id:
+                    return fact
+            await asyncio.sleep(0.01)
 
 
 async def test_what_a_group_may_not_do_is_denied_and_recorded(installation: Installation, js: JetStreamContext) -> None:
@@ -151,10 +158,7 @@ async def test_what_a_group_may_not_do_is_denied_and_recorded(installation: Inst
     error = await guest.error("llm", "chat", {}, call_id="c-denied", headers={wire.TRACEPARENT: SAMPLED})
     assert (error["code"], error["field"], error["retryable"]) == ("access.denied", "operation", False)
     assert (error["syscall_id"], error["trace_id"]) == ("c-denied", TRACE)
-    async with asyncio.timeout(10):
-        while (await last_denial(js, "watched"))["id"] != "c-denied":
-            await asyncio.sleep(0.01)
-    fact = await last_denial(js, "watched")
+    fact = await denial(js, "watched", "c-denied")
     assert (fact["agent"], fact["operation"], fact["code"]) == (guest.agent, "llm.chat", "access.denied")
     assert fact["trace_id"] == TRACE
 

@@ -105,21 +105,24 @@ async def test_sixteen_callers_over_two_replicas_never_pass_more_calls_a_second_
     agent = await installation.agent()
     await limit(installation, agent, calls_per_s=20)
     begun = time.time()
+    used_up: set[int] = set()
 
     async def caller() -> Counter[str]:
         ended: Counter[str] = Counter()
-        while time.time() < begun + 2.5:
+        while (sent := time.time()) < begun + 2.5:
             frame = await agent.call("memory", "add", {"content": "x"})
             ended[frame["error"]["code"] if frame["type"] == "error" else "done"] += 1
             if frame["type"] == "error":
                 assert 0 < frame["error"]["retry_after_s"] <= 1
+                used_up.update({int(sent)} & {int(time.time())})
         return ended
 
     total = sum(await asyncio.gather(*(caller() for _ in range(CALLERS))), Counter())
     windows = int(time.time()) - int(begun) + 1
     assert set(total) == {"done", "quota.exhausted"}
-    # Shares of replicas that do not run stay unused: 2 of 4 base shares of an eighth.
-    assert 10 * (windows - 2) <= total["done"] <= 20 * windows
+    # Shares of replicas that do not run stay unused: 2 of 4 base shares of an eighth. A second in which a busy machine
+    # makes too few calls to use them up proves nothing.
+    assert 10 * len(used_up) <= total["done"] <= 20 * windows
 
 
 async def test_a_soft_limit_makes_calls_wait_for_their_turn_and_all_pass(
@@ -230,8 +233,10 @@ async def test_a_groups_quota_holds_for_each_agent_and_the_tenants_for_all(
         while (await operator.call("access", "whoami"))["type"] == "done":
             await asyncio.sleep(0.01)
     root = installation.operator
-    shown = await root.result("access", "quota.show", {"tenant": "small"})
-    assert [(quota["scope"], quota["limits"]["calls_per_s"]) for quota in shown["quotas"]] == [("tenant", 0)]
+    async with asyncio.timeout(10):  # the replica that is asked may be the one that has not heard yet
+        while not (shown := (await root.result("access", "quota.show", {"tenant": "small"}))["quotas"]):
+            await asyncio.sleep(0.01)
+    assert [(quota["scope"], quota["limits"]["calls_per_s"]) for quota in shown] == [("tenant", 0)]
     await root.result("access", "quota.set", {"scope": "tenant", "tenant": "small", "limits": {}})
     async with asyncio.timeout(10):
         while (await operator.call("access", "whoami"))["type"] == "error":

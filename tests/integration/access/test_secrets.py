@@ -23,7 +23,7 @@ from support.otlp_sink import OtlpSink
 from support.running_service import ServiceProcess, access_env, running_process
 
 from aios_proto import headers as wire
-from aios_proto import subjects
+from aios_proto import subjects, telemetry
 from aios_proto.tokens import AgentToken
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -157,7 +157,12 @@ async def plant(made: Place) -> None:
 async def test_nothing_that_was_planted_is_written_down_anywhere(tmp_path: Path) -> None:
     async with place(tmp_path / "bus") as made:
         await plant(made)
-        await made.sink.wait(lambda spans: {"worker.run", "access"} <= {span.name for span in spans})
+        await made.sink.wait(
+            lambda spans: (
+                "worker.run" in {span.name for span in spans}
+                and "keeper" in {span.attributes.get(telemetry.AGENT) for span in spans}
+            )
+        )
         found = await made.written_down()
         assert PROMPT not in found["errors"]
         for what, secret in made.planted.items():

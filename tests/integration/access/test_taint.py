@@ -1,5 +1,6 @@
 """The mark of untrusted content: known to every replica at once, to managers and in traces; policies can act on it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -31,6 +32,12 @@ async def prepared(server: NatsServer) -> tuple[RawAgent, RawAgent]:
     await declare(server, "default", "wipe", "irreversible")
     await operator.result("access", "policy.put", {"name": "containment", "text": CONTAINMENT})
     made = await operator.result("access", "agent.create", {"agent": "pilot"})
+    act = {"agent": "pilot", "operation": "tool.call", "resource": 'Tool::"wipe"', "tainted": True}
+    in_a_row = 0
+    async with asyncio.timeout(10):  # every replica has heard of the policy, the tool and the agent
+        while in_a_row < 10:
+            frame = await operator.call("access", "policy.check", act)
+            in_a_row = in_a_row + 1 if frame["type"] == "done" and frame["result"]["decision"] == "deny" else 0
     return operator, await RawAgent.connect(server.url, made["token"])
 
 

@@ -1,5 +1,6 @@
 """Quotas, expiry, and what the sweep may remove."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -63,7 +64,9 @@ async def test_a_context_that_is_full_names_the_field_and_keeps_what_it_has(
 
 @pytest.mark.usefixtures("contexts")
 async def test_an_expired_context_is_gone_and_its_name_is_free(alice: ContextCaller) -> None:
-    await alice.open("old", context="talk", ttl_s=0.001)
+    opened = await alice.open("old", context="talk", ttl_s=0.001)
+    while time.time_ns() // 1_000_000 <= (opened.expires_ms or 0):
+        await asyncio.sleep(0.001)
     with pytest.raises(ResourceNotFound):
         await alice.append("talk", "too late")
     assert (await alice.call("list", ContextListResult)).contexts == []

@@ -125,13 +125,14 @@ async def test_it_ends_no_later_than_the_call_it_serves(slow: SlowService, calls
 
 async def test_a_lost_connection_ends_the_wait(slow: SlowService, calls: KernelCalls) -> None:
     waiting = asyncio.create_task(
-        calls.call("memory", "add", AddRequest(content="sleep 30"), MemoryIdResult, on_behalf=SERVED)
+        calls.call("memory", "add", AddRequest(content="hold"), MemoryIdResult, on_behalf=SERVED)
     )
     while not slow.begun:
         await asyncio.sleep(0.01)
     calls.connection_lost()
     with pytest.raises(BusUnavailable):
         await waiting
+    slow.go_on.set()
 
 
 async def test_an_answer_that_makes_no_sense_is_an_internal_error(nc: Client, calls: KernelCalls) -> None:

@@ -64,7 +64,7 @@ async def test_while_it_drains_it_is_not_ready_and_takes_nothing_new(
     slow = SlowService(settings_for(shared_bus))
     goodbye = await caller.nc.subscribe(subjects.presence("memory", "test-1"))
     async with running_in_process(slow.service) as running:
-        accepted = await caller.send("memory", "add", {"content": "sleep 1"})
+        accepted = await caller.send("memory", "add", {"content": "hold"})
         await caller.call("memory", "pool.list")
         slow.service.stop()
         while not orjson.loads((await goodbye.next_msg(timeout=10)).data)["leaving"]:
@@ -72,6 +72,8 @@ async def test_while_it_drains_it_is_not_ready_and_takes_nothing_new(
         assert await running.wait_readiness(503) == "draining"
         assert (await running.get("/healthz"))[0] == 200
         late = await caller.send("memory", "add", {"content": "late"})
+        await settle(caller.nc)
+        slow.go_on.set()
         assert (await caller.inbox.until_end(accepted))[-1]["type"] == "done"
         await running.stop()
         assert caller.inbox.waiting(late) == 0
@@ -170,13 +172,17 @@ async def test_a_frozen_bus_is_noticed_and_left_behind(own_bus: NatsServer, own_
 
 
 async def test_work_in_flight_when_the_bus_restarts_is_answered_afterwards(
-    own_bus: NatsServer, own_caller: KernelCaller
+    own_bus: NatsServer, settings_for: Callable[..., ServiceSettings], own_caller: KernelCaller
 ) -> None:
-    async with running_process(SLOW, own_bus):
-        await own_caller.call("memory", "pool.list")
-        reply = await own_caller.send("memory", "add", {"content": "sleep 0.3"})
-        await own_caller.call("memory", "pool.list")
-        own_bus.restart()
+    slow = SlowService(settings_for(own_bus))
+    async with running_in_process(slow.service):
+        reply = await own_caller.send("memory", "add", {"content": "hold"})
+        async with asyncio.timeout(10):
+            while not slow.begun:
+                await asyncio.sleep(0.01)
+        await asyncio.to_thread(own_bus.restart)
+        await forever(own_caller)  # the caller hears again: before that, an answer would be lost
+        slow.go_on.set()
         assert (await own_caller.inbox.until_end(reply))[-1]["type"] == "done"
 
 

@@ -26,7 +26,7 @@ async def js(own_bus: NatsServer) -> AsyncIterator[JetStreamContext]:
     async def quiet(_: Exception) -> None: ...
 
     nc = await own_bus.connect(error_cb=quiet)
-    yield nc.jetstream(timeout=1)
+    yield nc.jetstream(timeout=10)
     await nc.close()
 
 
@@ -78,7 +78,7 @@ async def test_where_jetstream_cannot_do_it_the_caller_is_told_after_the_patienc
 async def test_ensuring_waits_for_a_bus_that_is_coming_back(own_bus: NatsServer, js: JetStreamContext) -> None:
     own_bus.restart()
     own_bus.stop()
-    ensuring = asyncio.create_task(ensure_stream(js, syscalls_stream(1)))
+    ensuring = asyncio.create_task(ensure_stream(js._nc.jetstream(timeout=1), syscalls_stream(1)))
     await asyncio.wait((ensuring,), timeout=0.3)
     assert not ensuring.done()
     own_bus.start()

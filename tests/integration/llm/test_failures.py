@@ -108,7 +108,7 @@ async def test_the_deadline_ends_a_stream_and_says_how_far_it_came(
     scheduler: ScriptedScheduler, tgi: TgiStandIn, worker: InProcess
 ) -> None:
     tgi.script = endless
-    call = await scheduler.run(headers=scheduler.headers(deadline_s=0.3))
+    call = await scheduler.run(headers=scheduler.headers(deadline_s=2))
     *deltas, error = await scheduler.frames(call)
     assert error["error"]["code"] == "deadline.exceeded"
     assert error["usage"]["completion_tokens"] == sum(delta["tokens"] for delta in deltas) > 0

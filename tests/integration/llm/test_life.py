@@ -174,8 +174,8 @@ async def test_a_worker_goes_on_when_the_bus_was_away(
     tgi.script = script
     call = await scheduler.run()
     await scheduler.inbox.next(call.reply)
-    since = len(scheduler.reports)
     await asyncio.to_thread(server.restart)
+    since = len(scheduler.reports)  # what is heard from now on was said after the restart, to a caller that is back
     await scheduler.heard(WorkerHello, lambda hello: call.key in hello.running, since)
     more.set()
     assert (await scheduler.frames(call))[-1]["result"]["text"] == "Hello!"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nats.js.errors import NoKeysError
 from nats.js.kv import KeyValue
 from support.frame_inbox import KernelCaller
 from support.memory_calls import add, contents, done, refused
@@ -171,6 +170,8 @@ async def test_a_shredded_tenant_has_nothing_left_and_others_lose_nothing(
     assert await contents(stranger, "search", query="apple") == ["apple pie"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 async def test_a_shredded_tenant_leaves_memory_and_disk_without_a_further_call(
     memory: InProcess, alice: KernelCaller, tmp_path: Path, server: NatsServer, callers: Callable[..., Any]
 ) -> None:
@@ -212,6 +213,8 @@ async def test_a_tenant_that_was_shredded_meanwhile_is_gone_after_the_start(
     await looking.close()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
 async def test_new_keys_reach_what_is_not_in_use(
     memory: InProcess, alice: KernelCaller, tmp_path: Path, server: NatsServer
 ) -> None:
@@ -251,10 +254,10 @@ async def test_keys_are_rotated_under_load_and_old_ones_can_be_destroyed(
 
 
 async def acme_keys(bucket: KeyValue) -> list[str]:
-    try:
-        return [key for key in await bucket.keys() if key.startswith("acme.")]
-    except NoKeysError:
-        return []
+    """As the stream counts them: nats-py's own list never ends where a purge takes what it waits for."""
+    prefix = "$KV.AIOS_MEMORY."
+    info = await bucket._js.stream_info("KV_AIOS_MEMORY", subjects_filter=f"{prefix}acme.>")
+    return [subject.removeprefix(prefix) for subject in info.state.subjects or ()]
 
 
 def files_with(folder: Path, text: bytes) -> list[Path]:

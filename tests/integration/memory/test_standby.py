@@ -63,7 +63,7 @@ async def test_a_standby_takes_over_from_one_that_is_killed_and_knows_all_notes(
         await first.kill()
         await agent.memory.add("after the death", deadline_s=60)
         assert await notes(agent) == {*(f"note {number}" for number in range(10)), "after the death"}
-        assert "ready" in second.events()
+        await second.logged("ready")
 
 
 async def test_one_that_is_stopped_gives_the_work_back_at_once(bus: NatsServer, agent: Agent, tmp_path: Path) -> None:

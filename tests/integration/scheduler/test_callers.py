@@ -55,7 +55,7 @@ async def test_a_call_sent_twice_while_it_waits_is_told_of_both_when_it_runs(
 async def test_both_hear_of_an_error_in_the_queue(caller: ModelCaller, worker: ScriptedWorker) -> None:
     await caller.model_call()
     await worker.run()
-    first = await caller.model_call(durable=False, deadline_s=0.4)
+    first = await caller.model_call(durable=False, deadline_s=1.5)
     again = await caller.model_call(durable=False, call_id=first.id)
     for call in (first, again):
         assert (await caller.error(call))["code"] == "deadline.exceeded"

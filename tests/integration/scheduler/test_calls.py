@@ -93,7 +93,7 @@ async def test_a_call_that_waits_for_longer_than_its_deadline_is_told_so_on_time
     await worker.run()
     call = await caller.model_call(deadline_s=0.3)
     assert (await caller.error(call))["code"] == "deadline.exceeded"
-    assert await caller.queued() == 1
+    await caller.queue_has(1)
 
 
 async def test_a_model_nobody_serves_is_refused_at_once(caller: ModelCaller, worker: ScriptedWorker) -> None:

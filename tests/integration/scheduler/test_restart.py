@@ -2,10 +2,13 @@
 
 import asyncio
 
+import pytest
 from support.model_caller import ModelCaller
 from support.nats_server import NatsServer
 from support.running_service import running_process
 from support.scripted_worker import ScriptedWorker, StartWorker
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]  # each starts two processes
 
 LISTENING = {"AIOS_SCHEDULER_LISTEN_S": "1.2"}
 

@@ -28,6 +28,8 @@ async def aios(road: StorageRoad, *arguments: str, env: dict[str, str] | None = 
     return await asyncio.to_thread(CliRunner().invoke, group, [*arguments, *where], env=env)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 async def test_a_tenant_comes_back_on_another_installation_with_everything(road: StorageRoad, tmp_path: Path) -> None:
     agent = await road.agent("keeper", tenant="kept-safe")
     friend = await road.agent("friend", tenant="kept-safe")

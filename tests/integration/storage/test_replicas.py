@@ -10,6 +10,8 @@ from support.storage_road import storage_env, storage_road
 
 from aios import QuotaExhausted
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]  # each starts three processes
+
 
 async def test_two_processes_lose_and_repeat_nothing(tmp_path: Path) -> None:
     with running_nats(tmp_path / "bus") as server:

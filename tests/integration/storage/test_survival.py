@@ -96,6 +96,8 @@ async def test_no_acknowledged_write_is_lost_or_doubled(tmp_path: Path, victim: 
                         assert await agent.storage.read_text(path, number, deadline_s=60) == text
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 async def test_a_call_repeated_after_a_crash_is_answered_from_memory(tmp_path: Path) -> None:
     with running_nats(tmp_path / "bus") as server:
         async with storage_road(server, tmp_path) as road:
@@ -111,6 +113,8 @@ async def test_a_call_repeated_after_a_crash_is_answered_from_memory(tmp_path: P
             assert [one.path for one in await agent.storage.search("once", mode="keyword")] == ["a"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 async def test_while_storage_is_away_callers_are_told(tmp_path: Path) -> None:
     with running_nats(tmp_path / "bus") as server:
         async with storage_road(server, tmp_path) as road:

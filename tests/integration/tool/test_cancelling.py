@@ -52,6 +52,13 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
 
+async def mounted(caller: Agent) -> None:
+    """Returns when the MCP server runs and its tools are listed."""
+    async with asyncio.timeout(60):
+        while "ours__hang" not in {tool.name for tool in await caller.tools.list()}:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+
 async def state_of(agent: Agent, call_id: str) -> SyscallInfo | None:
     return next((info for info in await agent.calls.list() if info.id == call_id), None)
 
@@ -145,6 +152,7 @@ async def test_the_caller_gets_one_end_however_often_it_cancels(world: ToolWorld
 async def test_code_in_the_sandbox_is_killed(world: ToolWorld) -> None:
     manager = psutil.Process(world.manager.pid)
     async with await world.agent() as caller:
+        await mounted(caller)  # the MCP server is a child of the manager too
         before = {child.pid for child in manager.children(recursive=True)}
 
         def others() -> set[int]:
@@ -161,9 +169,7 @@ async def test_code_in_the_sandbox_is_killed(world: ToolWorld) -> None:
 async def test_an_mcp_server_is_told_that_nobody_waits_any_more(world: ToolWorld, tmp_path: Path) -> None:
     report = tmp_path / "report"
     async with await world.agent() as caller:
-        async with asyncio.timeout(60):
-            while "ours__hang" not in {tool.name for tool in await caller.tools.list()}:
-                await asyncio.sleep(_LOOK_AGAIN_S)
+        await mounted(caller)
         call = caller.tools.call("ours__hang", {"path": str(report)})
         await until(lambda: report.exists() and report.read_text() == "begun")
         assert (await call.cancel()).state == "running"

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -25,11 +25,13 @@ _LOOK_AGAIN_S = 0.1
 
 
 @pytest.fixture(scope="module")
-def http_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+def http_port() -> Iterator[int]:
+    """A port that is kept for the server, which may bind to it as well: nobody else is given it meanwhile."""
+    with socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port: int = kept.getsockname()[1]
+        yield port
 
 
 @pytest.fixture(scope="module")
