@@ -19,7 +19,7 @@ from aios_access.directory import Identity
 from aios_access.settings import AccessSettings
 from aios_kit import replies
 from aios_kit.service import Call, Service
-from aios_kit.tasks import Tasks
+from aios_kit.tasks import Tasks, end
 from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.decode import decode
@@ -106,8 +106,7 @@ class ApprovalService:
     async def close(self) -> None:
         """Ends what is under way; the rest another replica or the next start takes up."""
         if self._timer is not None:
-            self._timer.cancel()
-            await asyncio.wait((self._timer,))
+            await end(self._timer)
         await self._steps.drain(1.0)
         if self._calls is not None:
             await self._calls.stop()

@@ -12,6 +12,7 @@ from aios_access.quota_meter import Exhausted, NeedsLease, SlotMeter, WindowMete
 from aios_access.quotas import Meters, Price, QuotaKey, Quotas
 from aios_access.resources import parse_body
 from aios_kit.logs import Log
+from aios_kit.tasks import end
 from aios_proto.errors import AiosError, QuotaExhausted
 from aios_proto.frames import Usage
 from aios_proto.headers import CallHeaders
@@ -77,8 +78,7 @@ class QuotaGuard:
         """Returns what is leased and not used."""
         if self._sweeper is None:
             return
-        self._sweeper.cancel()
-        await asyncio.wait((self._sweeper,))
+        await end(self._sweeper)
         try:
             async with asyncio.timeout(timeout_s):
                 for meters in self.quotas.all_meters():
@@ -87,11 +87,7 @@ class QuotaGuard:
                             await self.allowances.return_unused(f"{meters.key}.{kind}", meter)
         except (AiosError, TimeoutError) as error:
             self._log.warning("leased quota could not be returned; it counts as used", error=str(error))
-        unfinished = {*self._returning, *self._leasing}
-        for task in unfinished:
-            task.cancel()
-        if unfinished:
-            await asyncio.wait(unfinished)
+        await end(*self._returning, *self._leasing)
 
     def charge(
         self, identity: Identity, operation: Operation, headers: CallHeaders, body: bytes, now: float

@@ -32,6 +32,7 @@ from aios_access.taint_service import TaintService
 from aios_access.waiting_calls import WaitingCalls
 from aios_kit.service import Service
 from aios_kit.streams import agents_bucket, ensure_bucket, ensure_stream, events_stream, syscalls_stream
+from aios_kit.tasks import end
 from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.errors import (
@@ -188,8 +189,7 @@ class AccessService:
 
     async def _end_watch(self) -> None:
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait((self._watch,))
+            await end(self._watch)
 
     async def _reconnected(self) -> None:
         self.presence.refresh(time.monotonic())

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from aios_context.adapters.kv_context_store import KvContextStore
@@ -18,6 +17,7 @@ from aios_context.settings import ContextSettings
 from aios_context.sweeping import Sweep
 from aios_context.windows import SummaryTiming, Windows
 from aios_kit.service import Call, Service
+from aios_kit.tasks import end
 from aios_proto.errors import ManagerUnavailable
 from aios_proto.headers import CallHeaders
 from aios_proto.messages.base import Body, Empty, Result
@@ -96,9 +96,7 @@ class ContextService:
 
     async def _stop(self) -> None:
         if self._sweeping is not None:
-            self._sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._sweeping
+            await end(self._sweeping)
 
     async def _list(self, call: Call[Empty]) -> Result:
         if self._contexts is None:

@@ -19,6 +19,7 @@ from nats.js.kv import KeyValue
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aios_kit.logs import Log
+from aios_kit.tasks import end
 from aios_proto.errors import BusUnavailable
 
 KEY = "lease"
@@ -134,8 +135,7 @@ class Lease:
     async def release(self) -> None:
         """Gives it up, so that a standby takes over at once."""
         if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait((self._renewing,))
+            await end(self._renewing)
             self._renewing = None
         if not self.token:
             return

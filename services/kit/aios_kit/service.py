@@ -37,7 +37,7 @@ from aios_kit.operation import Answering, Call
 from aios_kit.presence import Heartbeat
 from aios_kit.redeeming import Redeeming
 from aios_kit.settings import ServiceSettings
-from aios_kit.tasks import Tasks
+from aios_kit.tasks import Tasks, end
 from aios_kit.tracing import Tracing
 from aios_proto import subjects
 from aios_proto.errors import AiosError, BusUnavailable
@@ -292,8 +292,7 @@ class Service:
         self._phase = "draining"
         started = time.monotonic()
         if self._regaining is not None:
-            self._regaining.cancel()
-            await asyncio.wait((self._regaining,))
+            await end(self._regaining)
         await heartbeat.beat(leaving=True)
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):

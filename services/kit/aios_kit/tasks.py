@@ -6,8 +6,24 @@ a failure is logged.
 
 import asyncio
 from collections.abc import Coroutine
+from typing import Any
 
 from aios_kit.logs import Log
+
+_CANCEL_AGAIN_S = 2.0
+
+
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancels tasks, and returns when they have ended, however they did.
+
+    Cancels again those that go on: `asyncio.wait_for` of Python 3.11, which nats-py uses, loses a cancellation that
+    comes in the very step in which what it waits for ends.
+    """
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
 
 
 class Tasks:

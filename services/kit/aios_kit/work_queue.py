@@ -20,6 +20,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from aios_kit.logs import Log
+from aios_kit.tasks import end
 
 _BATCH = 1000
 _REFILL_BELOW = 500
@@ -106,8 +107,7 @@ class WorkQueue:
     async def stop(self) -> None:
         """Takes no more messages. What was not acknowledged stays in the queue."""
         if self._watchdog is not None:
-            self._watchdog.cancel()
-            await asyncio.wait((self._watchdog,))
+            await end(self._watchdog)
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             with suppress(NatsError):  # the connection is gone, and the subscription with it

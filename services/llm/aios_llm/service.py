@@ -14,6 +14,7 @@ from aios_kit import replies
 from aios_kit.lane import Lane
 from aios_kit.service import Service
 from aios_kit.streams import ensure_bucket, results_bucket
+from aios_kit.tasks import end
 from aios_llm.adapters.jetstream_checkpoints import KvCheckpoints, KvImages, checkpoints_bucket, open_images
 from aios_llm.checkpoints import Checkpoints
 from aios_llm.coalescing import Coalescer
@@ -133,11 +134,7 @@ class WorkerService:
     async def _stop(self) -> None:
         if self._commands is not None:
             await self._commands.drain()
-        for task in self._background:
-            task.cancel()
-        for task in self._background:
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(*self._background)
         bye = WorkerBye(pool=self.settings.pool, worker=self.settings.worker_name, incarnation=self._incarnation)
         await self._report(bye)
         await self.engine.close()

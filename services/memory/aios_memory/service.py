@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from nats.aio.msg import Msg
 
@@ -12,7 +11,7 @@ from aios_kit.key_ring import FileKeyRing
 from aios_kit.service import Service
 from aios_kit.sole_instance import SoleInstance
 from aios_kit.streams import ensure_bucket
-from aios_kit.tasks import Tasks
+from aios_kit.tasks import Tasks, end
 from aios_kit.vectors.port import VectorStore
 from aios_kit.vectors.settings import VectorSettings, open_vector_store
 from aios_memory.access_lists import AccessLists
@@ -155,10 +154,6 @@ class MemoryService:
         self.spaces.check_keys(message.subject.split(".")[2])
 
     async def _stop(self) -> None:
-        for task in self._background:
-            task.cancel()
-        for task in self._background:
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(*self._background)
         await self._loaders.drain(1)
         await self._vectors.close()

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from aios_kit.envelope import Envelope
 from aios_kit.key_ring import FileKeyRing
 from aios_kit.service import Call, Service
+from aios_kit.tasks import end
 from aios_kit.vectors.settings import VectorSettings, open_vector_store
 from aios_proto.errors import AccessDenied
 from aios_proto.messages.storage import FilesResult, InteractionsRequest, InteractionsResult, SearchRequest
@@ -108,11 +109,7 @@ class StorageService:
         self._run(self._interactions.run(), "interactions")
 
     async def _end(self, names: set[str] | None = None) -> None:
-        ending = [task for task in self._running if names is None or task.get_name() in names]
-        for task in ending:
-            task.cancel()
-        if ending:
-            await asyncio.wait(ending)
+        await end(*(task for task in self._running if names is None or task.get_name() in names))
 
     async def _stop(self) -> None:
         await self._end()

@@ -15,7 +15,7 @@ from aios_kit.operation import Answering, Call
 from aios_kit.service import Service
 from aios_kit.sole_instance import SoleInstance
 from aios_kit.streams import ensure_bucket, ensure_stream, events_stream
-from aios_kit.tasks import Tasks
+from aios_kit.tasks import Tasks, end
 from aios_proto import subjects
 from aios_proto.errors import AiosError, ResourceConflict
 from aios_proto.ids import new_syscall_id
@@ -220,8 +220,7 @@ class ToolService:
             if cut := await self.calls.drain(self.settings.drain_timeout_s / 2):
                 self.service.log.warning("calls of tools were cut off at the end of the drain", calls=cut)
         finally:
-            heard.cancel()
-            await asyncio.wait((heard,))
+            await end(heard)
             await self._beat([], leaving=True)
 
     async def _stay_heard(self) -> None:
@@ -238,11 +237,7 @@ class ToolService:
             with suppress(NatsError):
                 await subscription.unsubscribe()
         await self._answers.drain(1)
-        owned = list(self._owned)
-        for task in owned:
-            task.cancel()
-        if owned:
-            await asyncio.wait(owned)
+        await end(*self._owned)
 
     async def _register(self, call: Call[RegisterRequest]) -> ToolInfo:
         headers = call.headers

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from nats.errors import Error as NatsError
 from support.access_installation import Installation
 from support.frame_inbox import RawAgent
-from support.nats_server import NatsServer
+from support.nats_server import NatsServer, running_nats
 from support.running_service import access_env, running_process
 
 from aios_proto.tokens import AgentToken
@@ -157,15 +158,22 @@ async def test_what_one_replica_does_the_other_knows(installation: Installation)
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
-async def test_access_gone_and_back_knows_everyone_it_knew(installation: Installation) -> None:
-    token = await installation.create("survivor")
-    revoked = await installation.create("revoked")
-    await installation.operator.result("access", "agent.revoke", {"agent": "revoked"})
-    await installation.access.kill()
-    async with running_process("aios_access", installation.server, "access", access_env(installation.server)):
-        agent = await RawAgent.connect(installation.server.url, token)
-        assert (await agent.result("access", "whoami"))["agent"] == "survivor"
-        assert not await is_let_in(installation.server, revoked)
-        await agent.close()
-        # The connection of before is served by the new process as well.
-        assert (await installation.operator.result("access", "whoami"))["agent"] == "operator"
+async def test_access_gone_and_back_knows_everyone_it_knew(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        env = access_env(server)
+        async with running_process("aios_access", server, "access", env) as access:
+            operator = await RawAgent.connect(server.url, server.operator_token, allow_reconnect=True)
+            survivor, revoked = [
+                (await operator.result("access", "agent.create", {"agent": name}))["token"]
+                for name in ("survivor", "revoked")
+            ]
+            await operator.result("access", "agent.revoke", {"agent": "revoked"})
+            await access.kill()
+            async with running_process("aios_access", server, "access", env):
+                agent = await RawAgent.connect(server.url, survivor)
+                assert (await agent.result("access", "whoami"))["agent"] == "survivor"
+                assert not await is_let_in(server, revoked)
+                await agent.close()
+                # The connection of before is served by the new process as well.
+                assert (await operator.result("access", "whoami"))["agent"] == "operator"
+            await operator.close()

@@ -6,8 +6,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from aios_kit import tasks as kit_tasks
 from aios_kit.logs import Log
-from aios_kit.tasks import Tasks
+from aios_kit.tasks import Tasks, end
 
 
 @pytest.fixture
@@ -122,3 +123,31 @@ async def test_work_that_fails_is_logged_and_the_rest_goes_on(log: Log) -> None:
         assert await tasks.drain(5) == 0
     assert [(line["event"], line["task"]) for line in logs] == [("background task failed", "first")]
     assert isinstance(logs[0]["exc_info"], ValueError)
+
+
+async def test_ending_a_task_cancels_it_again_where_the_first_cancellation_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kit_tasks, "_CANCEL_AGAIN_S", 0.01)
+    lost = 0
+
+    async def stubborn() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                lost += 1
+                if lost == 3:
+                    raise
+
+    async def failing() -> None:
+        raise RuntimeError("failed long ago")
+
+    ending = [asyncio.create_task(work()) for work in (stubborn, failing)]
+    await asyncio.sleep(0)
+    await end(*ending)
+    assert all(task.done() for task in ending)
+    assert lost == 3
+    assert isinstance(ending[1].exception(), RuntimeError)
+    await end()

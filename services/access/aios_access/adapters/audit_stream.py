@@ -33,6 +33,7 @@ from aios_access.audit_chain import Head, chain_lines, head_of
 from aios_access.audit_seal import Sealer
 from aios_kit.logs import Log
 from aios_kit.streams import ensure_stream
+from aios_kit.tasks import end
 from aios_proto import subjects
 from aios_proto.errors import BusUnavailable
 
@@ -184,8 +185,7 @@ class AuditWriter:
                     await self.stored(tenant)
         except TimeoutError:
             self._log.error("audit records were not stored", records=self._waiting)
-        self._writer.cancel()
-        await asyncio.wait((self._writer,))
+        await end(self._writer)
 
     def record(self, tenant: str, fields: AuditRecord) -> None:
         """Adds one record to a tenant's chain."""

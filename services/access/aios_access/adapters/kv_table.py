@@ -12,6 +12,7 @@ from nats.js.kv import KeyValue
 
 from aios_kit.kv_watch import watch_bucket
 from aios_kit.logs import Log
+from aios_kit.tasks import end
 from aios_proto.errors import BusUnavailable, ResourceConflict
 
 _REMOVALS = ("DEL", "PURGE")
@@ -87,8 +88,7 @@ class KvTable:
     async def stop(self) -> None:
         """Watches no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await end(self._task)
 
     async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
         """Writes a value; returns its revision.

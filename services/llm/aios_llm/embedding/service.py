@@ -1,10 +1,9 @@
 """The embedding worker on the bus: answers `llm.embed`, as one of a queue group, and watches its server."""
 
 import asyncio
-from contextlib import suppress
 
 from aios_kit.service import Call, Service
-from aios_kit.tasks import Tasks
+from aios_kit.tasks import Tasks, end
 from aios_llm.adapters.tei import TeiEmbedder
 from aios_llm.embedding.gathering import Gathering
 from aios_llm.embedding.ports import Embedder, EmbedderInfo
@@ -46,11 +45,7 @@ class EmbedWorkerService:
         ]
 
     async def _stop(self) -> None:
-        for task in self._background:
-            task.cancel()
-        for task in self._background:
-            with suppress(asyncio.CancelledError):
-                await task
+        await end(*self._background)
         await self._batches.drain(1)
         await self._embedder.close()
 
