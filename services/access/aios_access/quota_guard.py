@@ -246,25 +246,11 @@ class QuotaGuard:
 
     def _take_quickly(self, meters: tuple[Meters, ...], now: float) -> bool:
         """The common case: nothing is limited but calls a second, and this replica holds enough of it."""
-        for number, each in enumerate(meters):
-            if each.calls is None or each.calls.take(1, now) is None:
-                continue
-            for taken in meters[:number]:
-                if taken.calls is not None:
-                    taken.calls.give_back(1, taken.calls.window)
-            return False
-        return True
+        return _each_gives_one(meters, lambda calls: calls.take(1, now) is None)
 
     def _take_ahead(self, meters: tuple[Meters, ...], now: float) -> bool:
         """For calls about calls, which must not wait behind those they shall end: they use the next second's share."""
-        for number, each in enumerate(meters):
-            if each.calls is None or each.calls.take_ahead(1, now):
-                continue
-            for taken in meters[:number]:
-                if taken.calls is not None:
-                    taken.calls.give_back(1, taken.calls.window)
-            return False
-        return True
+        return _each_gives_one(meters, lambda calls: calls.take_ahead(1, now))
 
     def _undo(self, claims: list[Claim]) -> None:
         for claim in claims:
@@ -379,6 +365,20 @@ _FREE = Price(0, 0)
 
 def _may_be_leased(claim: Claim) -> bool:
     return isinstance(claim.meter, SlotMeter) and time.monotonic() >= claim.meter.full_until
+
+
+def _each_gives_one(meters: tuple[Meters, ...], takes: Callable[[WindowMeter], bool]) -> bool:
+    """Takes one call of all that limit calls a second, or of none of them; whether it did."""
+    taken: list[WindowMeter] = []
+    for each in meters:
+        if each.calls is None:
+            continue
+        if not takes(each.calls):
+            for calls in taken:
+                calls.give_back(1, calls.window)
+            return False
+        taken.append(each.calls)
+    return True
 
 
 def _exhausted(claim: Claim, retry_after_s: float) -> QuotaExhausted:
