@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from support.scheduler_world import Faults, World
+from support.scheduler_world import Faults, SimWorker, World
 
 from aios_proto.messages.scheduler import PolicyName
 from aios_scheduler.core.call import CallState, ModelCall
 from aios_scheduler.core.commands import Command, Dispatch
-from aios_scheduler.core.events import Arrived, Event, RunEnded, WorkerSeen
+from aios_scheduler.core.events import Arrived, Event, ResultMade, RunEnded, WorkerSeen
 
 KV_TOKENS = 6000
 MAX_TOKENS = 400
@@ -20,6 +20,7 @@ class ProgramWorld(World):
     def __init__(self, seed: int, faults: Faults, policy: PolicyName) -> None:
         super().__init__(seed, faults, policy=policy)
         self._shapes: dict[str, tuple[str, int, tuple[str, ...]]] = {}
+        self._told: set[str] = set()
 
     def feed(self, event: Event) -> None:
         match event:
@@ -34,6 +35,18 @@ class ProgramWorld(World):
                 if shape is not None:
                     event = replace(event, prompt_tokens=shape[1] // 4, completion_tokens=50, tool="look")
         super().feed(event)
+
+    def _finish(self, worker: SimWorker, incarnation: int, key: str, broke: bool) -> None:
+        """Half of the results are told before the call ends; the worker may die between the two."""
+        runs = worker.incarnation == incarnation and key in worker.runs
+        if broke or not runs or self.now >= self.calls[key].deadline or self.random.random() < 0.5:
+            super()._finish(worker, incarnation, key, broke)
+            return
+        self._told.add(key)
+        self._report(worker, ResultMade(key, worker.id))
+        self._at(
+            self.random.choice((0.01, 0.3)), lambda: super(ProgramWorld, self)._finish(worker, incarnation, key, broke)
+        )
 
     def _worker_seen(self, event: WorkerSeen) -> WorkerSeen:
         return replace(event, kv_tokens=KV_TOKENS, can_preempt=False)
@@ -54,8 +67,8 @@ class ProgramWorld(World):
                 assert worker is not None, "given to a worker that is gone"
                 assert worker.in_use <= worker.limit, f"{worker.id} has {worker.in_use} of {worker.limit} slots in use"
                 assert command.call.model in (None, worker.model), "given to a worker with another model"
-                ended = [key for key in command.call.after if key in core.calls]
-                assert not ended, f"{command.call.key} was started before {ended} had ended"
+                open_ = [key for key in command.call.after if key in core.calls and key not in self._told]
+                assert not open_, f"{command.call.key} was started before {open_} had a result"
         running = {key for worker in core.workers for key in worker.running}
         for call in core.calls.values():
             if call.state is CallState.RUNNING:

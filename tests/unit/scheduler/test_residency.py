@@ -271,3 +271,22 @@ def test_the_longest_chain_of_a_graph_goes_first() -> None:
     house.call("end", "g", 100, after=("middle",))
     house.end("running", 100)
     assert list(house.where) == ["running", "root"]
+
+
+def test_a_look_at_a_worker_that_makes_some_room_there_but_not_enough_harms_nothing() -> None:
+    house = House(2000, 2000, slots=2)
+    house.call("p-first", "p", 850)
+    house.call("q", "q", 300)
+    house.end("q", 300)
+    house.wait(40)
+    house.call("r", "r", 1400)
+    house.call("p-second", "p", 750)
+    assert house.where == {"p-first": "w0", "q": "w1", "r": "w1", "p-second": "w0"}
+    there = house.core.pools.get("default").assignment.residency.houses["default", "w1"].residents
+    assert len(there) == 2, "an expired place is kept while nobody wants it"
+    house.call("p-third", "p", 1200)
+    assert len(there) == 1
+    assert "p-third" not in house.where
+    house.end("r", 1400, tool="")
+    house.wait(NEVER_S + 1)
+    assert house.where["p-third"] == "w1"

@@ -227,7 +227,10 @@ class Assignment:
 
     def _dispatch_resident(self, with_room: list[Worker], now: float, commands: list[Command]) -> bool:
         changed = self.residency.changed
-        for name in sorted(changed) if len(changed) > 1 else changed:
+        names = sorted(changed)
+        for name in names:
+            if len(changed) > len(names):  # a look at one worker can make room on another, which then has its turn
+                names += sorted(changed.difference(names))
             worker = self.workers.get(name)
             if worker is None or not self.queue.waits_at(name):
                 continue
