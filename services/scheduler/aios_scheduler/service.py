@@ -30,6 +30,7 @@ from aios_scheduler.attaching import Attaching
 from aios_scheduler.configuration_store import ConfigurationStore
 from aios_scheduler.core import SchedulerCore
 from aios_scheduler.core.call import CallState, ModelCall
+from aios_scheduler.core.commands import Command
 from aios_scheduler.core.configuration import DEFAULT_POOL
 from aios_scheduler.core.events import Arrived, EndKnown, Event, Tick, WorkerLeft
 from aios_scheduler.ledger import End, Entry, Ledger
@@ -45,6 +46,7 @@ _CONSUMER = "scheduler"
 _ACK_WAIT_S = 3600.0
 _LOOKUP_PATIENCE_S = 30.0
 _DEFAULT_DEADLINE_S = 3600.0
+_FAILED_PAUSE_S = 0.1
 _REQUESTS: dict[str, type[Generation]] = {"chat": ChatRequest, "complete": CompleteRequest}
 
 
@@ -308,11 +310,22 @@ class SchedulerService:
     # The core
 
     def _feed(self, event: Event) -> None:
-        now = time.time()
-        self.outbox.put(self.core.on_event(event, now))
+        self._decide(event)
+
+    def _decide(self, event: Event) -> bool:
+        """Lets the core decide on an event; whether it could."""
+        now, done = time.time(), True
+        commands: list[Command] = []
+        try:
+            self.core.take_in(event, now, commands)
+        except Exception:  # one event must not stop the others: what was decided goes out, and time goes on
+            done = False
+            self.service.log.exception("the core failed at an event", kind=type(event).__name__)
+        self.outbox.put(commands)
         wake = self.core.next_wake(now)
         if wake is not None and wake < self._sleeping_until:
             self._wake.set()
+        return done
 
     async def _keep_time(self) -> None:
         while True:
@@ -325,4 +338,5 @@ class SchedulerService:
                 async with asyncio.timeout(None if wake is None else max(0.0, wake - now)):
                     await self._wake.wait()
             except TimeoutError:
-                self._feed(Tick())
+                if not self._decide(Tick()):
+                    await asyncio.sleep(_FAILED_PAUSE_S)  # what is due was not done, and would be due again at once

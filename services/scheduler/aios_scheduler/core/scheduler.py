@@ -65,6 +65,11 @@ class SchedulerCore:
             now: Unix time in seconds.
         """
         commands: list[Command] = []
+        self.take_in(event, now, commands)
+        return commands
+
+    def take_in(self, event: Event, now: float, commands: list[Command]) -> None:
+        """As `on_event`, and adds to `commands`, which so has what was decided even where this fails."""
         match event:
             case Arrived(call, recovered):
                 self._arrived(call, recovered, now, commands)
@@ -97,7 +102,6 @@ class SchedulerCore:
             pool.assignment.end_programs(now)
         if now >= self._hold_until:
             self.pools.dispatch(now, commands)
-        return commands
 
     def next_wake(self, now: float) -> float | None:
         """When something happens by the passing of time alone (Unix seconds); None: never."""
