@@ -42,6 +42,9 @@ APPROVAL: Final = "Aios-Approval"
 BUDGET: Final = "Aios-Budget"
 """Stamped by access on a model call whose tokens or cost are limited: how many tokens it may use at most."""
 
+INCARNATION: Final = "Aios-Incarnation"
+"""On a `run`: the start of the worker's process that it is for. One that has been started anew does not take it: the
+scheduler gives the call again when it hears of the new start."""
 AWAITED: Final = "Aios-Awaited"
 """On a `run`: other calls wait for this one's result, so the worker tells the scheduler what it is, if it is short."""
 

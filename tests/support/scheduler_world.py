@@ -270,10 +270,9 @@ class World:
 
     def _execute(self, command: Command) -> None:
         match command:
-            case Dispatch(call, worker_id, attempt):
+            case Dispatch(call, worker_id, attempt, incarnation):
                 worker = self._worker(worker_id)
-                incarnation = worker.incarnation
-                self._message(lambda: self._run(worker, incarnation, call.key, attempt), worker)
+                self._message(lambda: self._run(worker, int(incarnation), call.key, attempt), worker)
             case CancelRun(call, worker_id, _):
                 worker = self._worker(worker_id)
                 self._message(lambda: self._cancel_run(worker, call.key), worker)

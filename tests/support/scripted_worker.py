@@ -26,6 +26,7 @@ class Given:
 
     headers: wire.CallHeaders
     body: dict[str, Any]
+    incarnation: str
 
 
 class ScriptedWorker:
@@ -153,7 +154,8 @@ class ScriptedWorker:
             match message.subject.rsplit(".", 1)[-1]:
                 case "run":
                     headers = wire.from_kernel(message.headers)
-                    self.given.append(Given(headers, orjson.loads(message.data)))
+                    incarnation = (message.headers or {})[wire.INCARNATION]
+                    self.given.append(Given(headers, orjson.loads(message.data), incarnation))
                     self.running[headers.key] = 0
                 case "cancel":
                     self.cancelled.append(orjson.loads(message.data)["key"])

@@ -173,6 +173,9 @@ class WorkerService:
 
     async def _on_run(self, message: Msg) -> None:
         headers = wire.from_kernel(message.headers)
+        if (message.headers or {}).get(wire.INCARNATION, self._incarnation) != self._incarnation:
+            self.service.log.info("a call for the process before this one was left out", syscall_id=headers.id)
+            return
         if (known := self.runs.get(headers.key)) is not None:
             # The scheduler had lost sight of it: it goes on, as the run that was asked for now.
             known.headers = replace(known.headers, attempt=headers.attempt)

@@ -208,8 +208,8 @@ class Outbox:
                 await self._tell("preempted", call, worker)
             case _ if entry is None:
                 self._service.log.error("a command about a call that is not open", command=type(command).__name__)
-            case Dispatch(call, worker, attempt):
-                await self._dispatch(call, entry, worker, attempt)
+            case Dispatch(call, worker):
+                await self._dispatch(command, entry)
                 if self._decisions == "all":
                     await self._tell("dispatched", call, worker)
             case Adopt(_, worker):
@@ -224,7 +224,8 @@ class Outbox:
             case CheckResult(call):
                 self._start(self._look_up(call, entry), "look up result")
 
-    async def _dispatch(self, call: ModelCall, entry: Entry, worker: WorkerId, attempt: int) -> None:
+    async def _dispatch(self, command: Dispatch, entry: Entry) -> None:
+        call, worker, attempt = command.call, command.worker, command.attempt
         headers = entry.headers
         try:
             body = await self._filled(entry)
@@ -249,6 +250,7 @@ class Outbox:
         out[wire.OPERATION] = call.operation
         if call.durable and self._core.chains.is_awaited(call.key):
             out[wire.AWAITED] = "1"
+        out[wire.INCARNATION] = command.incarnation
         out.update(self._fence)
         entry.hop.end()
         await self._service.lane.publish(subjects.worker(*worker, "run"), body, headers=out)

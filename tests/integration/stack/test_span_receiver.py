@@ -139,16 +139,16 @@ async def test_a_store_that_cannot_keep_up_tells_senders_to_retry(tmp_path: Path
         with SpanReader(store.path) as reader:
             reader._connection.execute("PRAGMA query_only = OFF")
             reader._connection.execute("BEGIN IMMEDIATE")  # another process holds the file
-            statuses = []
-            for number in range(4):
-                body = json.dumps({"resourceSpans": [], "n": number}).encode()
-                async with session.post(
-                    f"{url}/v1/traces", data=body, headers={"Content-Type": "application/json"}
-                ) as response:
-                    statuses.append(response.status)
+            statuses: list[int] = []
+            async with asyncio.timeout(15):  # the writer may still give up a request before it is full for good
+                while 503 not in statuses:
+                    body = json.dumps({"resourceSpans": [], "n": len(statuses)}).encode()
+                    async with session.post(
+                        f"{url}/v1/traces", data=body, headers={"Content-Type": "application/json"}
+                    ) as response:
+                        statuses.append(response.status)
             reader._connection.execute("ROLLBACK")
-    assert statuses[0] == 200
-    assert statuses[-1] == 503
+    assert set(statuses[:-1]) == {200}
 
 
 async def test_the_process_stops_on_sigterm_with_everything_on_disk(tmp_path: Path) -> None:

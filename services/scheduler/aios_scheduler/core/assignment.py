@@ -329,7 +329,7 @@ class Assignment:
         call.attempt += 1
         self.accounts.last_served = self.accounts.tenant(call.tenant).counter
         self.run_on(worker, call, now)
-        commands.append(Dispatch(call, worker.id, call.attempt))
+        commands.append(Dispatch(call, worker.id, call.attempt, worker.incarnation))
 
     def _keep_s(self, call: ModelCall, event: RunEnded, *, awaited: bool) -> float:
         if not self.queue.policy.keeps_residents or call.worker is None:

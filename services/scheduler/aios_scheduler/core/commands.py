@@ -9,11 +9,12 @@ from aios_scheduler.core.call import ModelCall, WorkerId
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Give this call to this worker, for the `attempt`-th time."""
+    """Give this call to this worker, for the `attempt`-th time; not to a later start of it than `incarnation`."""
 
     call: ModelCall
     worker: WorkerId
     attempt: int
+    incarnation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
