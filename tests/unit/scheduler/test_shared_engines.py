@@ -98,6 +98,19 @@ def test_workers_that_all_wait_for_their_engine_keep_their_shares() -> None:
     assert limits(bench) == {"w1": 3, "w2": 3}
 
 
+def test_a_worker_that_joins_before_its_engine_answers_harms_nothing() -> None:
+    bench = CoreBench()
+    bench.worker("w1", limit=6, engine="gpu-1", kv_tokens=4000)
+    bench.worker("w2", limit=6, engine="gpu-1", kv_tokens=4000, ready=False)
+    assert limits(bench)["w1"] == 6, "it takes nothing yet"
+    late = bench.core.workers.get(("default", "w2"))
+    assert late is not None
+    assert late.limit > 0
+    assert late.load == 0
+    bench.hello("w2", ready=True)
+    assert limits(bench) == {"w1": 3, "w2": 3}
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=6))
 def test_shares_never_exceed_the_engine_unless_there_are_more_workers_than_slots(wanted: list[int]) -> None:

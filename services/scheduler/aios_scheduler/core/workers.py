@@ -34,7 +34,7 @@ class Worker:
     wanted: int
     ready: bool
     seen: float
-    limit: int = 0
+    limit: int
     draining: bool = False
     paused_until: float = 0.0
     max_input_tokens: int = 0
@@ -163,7 +163,7 @@ class WorkerTable:
         changed = worker is None or (worker.model, worker.ready) != (event.model, event.ready)
         if worker is None:
             worker = self._workers[event.worker] = Worker(
-                event.worker, event.incarnation, event.model, event.limit, event.ready, now
+                event.worker, event.incarnation, event.model, event.limit, event.ready, now, event.limit
             )
             self.of_pool(event.worker[0]).add(worker)
         worker.model, worker.wanted, worker.ready, worker.seen = event.model, event.limit, event.ready, now
