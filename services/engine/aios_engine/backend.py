@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+from aios_engine.core.kv_image import KvWanted
 from aios_engine.core.sampling import SamplingParameters
 from aios_engine.core.stopping import FinishReason
 
@@ -26,6 +27,7 @@ class ModelFacts:
         pool_tokens: tokens of KV that all sequences share; None where each slot has its own.
         fingerprint: the same for engines whose token ids and KV mean the same; empty where that is not known.
         resumes: whether a generation can go on behind tokens generated before, and KV be held, saved and restored.
+        kv_pieces: whether KV can be read and put in pieces, also while the generation runs.
     """
 
     id: str
@@ -41,6 +43,7 @@ class ModelFacts:
     pool_tokens: int | None = None
     fingerprint: str = ""
     resumes: bool = False
+    kv_pieces: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -243,16 +246,33 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class KvGiven:
+    """A part of the KV under a key.
+
+    Attributes:
+        image: as `core.kv_image` forms it.
+        first: position of its first token.
+        end: of the first token behind it.
+        digest: of all tokens before `end`.
+    """
+
+    image: bytes
+    first: int
+    end: int
+    digest: str
+
+
 @runtime_checkable
 class KvHolder(Protocol):
-    """A backend that gives held KV away and takes it back (`ModelFacts.resumes`)."""
+    """A backend that gives KV away and takes it in (`ModelFacts.resumes`)."""
 
     async def holds(self, key: str) -> bool:
-        """Whether KV is held under a key."""
+        """Whether KV of a paused generation is held under a key."""
         ...
 
-    async def held(self, key: str) -> bytes:
-        """The KV held under a key.
+    async def give(self, key: str, wanted: KvWanted) -> KvGiven | None:
+        """KV of the generation that runs under a key, else of the one that is held under it; None if nothing is new.
 
         Raises:
             KvUnknownError: there is none.
@@ -261,10 +281,10 @@ class KvHolder(Protocol):
         ...
 
     async def hold(self, key: str, data: bytes) -> None:
-        """Holds what `held` gave under a key.
+        """Holds what `give` gave under a key: one image, or several in their order.
 
         Raises:
-            ValidationError: it cannot be used here.
+            EngineError: it cannot be used here.
         """
         ...
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from aios_engine.backend import Load, Progress, StepReport, TokenEvent
-from aios_engine.core.kv_image import KvImage
-from aios_engine.core.kv_shelf import KvShelf
+from aios_engine.core.kv_image import KvWanted
+from aios_engine.core.kv_shelf import ShelvedKv
 from aios_engine.core.planner import Planner, PlannerLimits, Step
 from aios_engine.core.sampling import Logits
 from aios_engine.errors import EngineError, GenerationError, IncompleteGenerationError
+from aios_engine.held_kv import HeldKv, Reading
 from aios_engine.llama.model import Context, DecodeError, Token
 from aios_engine.sequence import Sequence
 
@@ -112,7 +113,7 @@ class EngineThread:
         """
         self._context = context
         self._planner = Planner(limits)
-        self._shelf = KvShelf(shelf_bytes)
+        self._kv = HeldKv(context, self._planner, shelf_bytes)
         self._loop = loop
         self._observe = observe
         self._sequences: dict[int, tuple[Sequence, TokenStream]] = {}
@@ -147,24 +148,29 @@ class EngineThread:
         Raises:
             IncompleteGenerationError: the thread has stopped.
         """
-        return await self._ask(lambda: self._planner.holding(key) is not None or self._shelf.get(key) is not None)
+        return await self._ask(lambda: self._kv.holds(key))
 
-    async def held(self, key: str) -> KvImage | None:
-        """The KV held under a key; None if there is none.
+    async def read(self, key: str, wanted: KvWanted) -> Reading | None:
+        """KV of the sequence that runs under a key, or is paused under it; None if the key is not known.
 
         Raises:
             IncompleteGenerationError: the thread has stopped.
             DecodeError: it cannot be read.
         """
-        return await self._ask(lambda: self._image(key))
+        return await self._ask(lambda: self._kv.read(key, self._under(key), wanted))
 
-    async def hold(self, key: str, image: KvImage) -> bool:
-        """Holds KV from outside under a key; False if it is larger than all memory for such.
+    def hold(self, key: str, kv: ShelvedKv) -> None:
+        """Holds KV from outside under a key, before anything that is asked for later; does not wait for a step.
+
+        Args:
+            key: under which it is held.
+            kv: no larger than the shelf.
 
         Raises:
             IncompleteGenerationError: the thread has stopped.
         """
-        return await self._ask(lambda: self._put(key, image))
+        if not self._send(_Call(lambda: self._kv.put(key, kv))):
+            raise IncompleteGenerationError
 
     async def release(self, key: str) -> bool:
         """Holds a key no longer; whether it was held.
@@ -172,7 +178,7 @@ class EngineThread:
         Raises:
             IncompleteGenerationError: the thread has stopped.
         """
-        return await self._ask(lambda: self._release(key))
+        return await self._ask(lambda: self._kv.release(key))
 
     async def _ask(self, work: Callable[[], T]) -> T:
         """Does something in the engine thread, between two steps."""
@@ -195,24 +201,10 @@ class EngineThread:
             raise IncompleteGenerationError
         return await asyncio.wait_for(answer, _ASK_TIMEOUT_S)
 
-    def _image(self, key: str) -> KvImage | None:
-        place = self._planner.holding(key)
-        return self._shelf.get(key) if place is None else KvImage(place[1], self._context.save(place[0]))
-
-    def _put(self, key: str, image: KvImage) -> bool:
-        self._planner.shelve(key, image.tokens)
-        return key not in self._shelve(key, image)
-
-    def _shelve(self, key: str, image: KvImage) -> list[str]:
-        gone = self._shelf.put(key, image)
-        for other in gone:
-            self._planner.release(other)
-        return gone
-
-    def _release(self, key: str) -> bool:
-        in_slot = self._planner.holding(key) is not None
-        self._planner.release(key)
-        return self._shelf.drop(key) or in_slot
+    def _under(self, key: str) -> int | None:
+        """The last sequence that runs or waits under a key."""
+        found = (identity for identity, (other, _) in self._sequences.items() if other.request.kv_key == key)
+        return max(found, default=None)
 
     async def stop(self) -> bool:
         """Ends what runs with `IncompleteGenerationError`, and the thread after its current step.
@@ -301,34 +293,28 @@ class EngineThread:
 
     def _admit(self) -> int:
         admissions = self._planner.admit()
+        restoring = any(admission.restored is not None for admission in admissions)
+        empty: set[int] = set()
         for admission in admissions:
             if admission.shelved is not None:
-                self._shelve_slot(admission.shelved, admission.slot)
+                self._kv.make_room(admission.shelved, admission.slot)
             sequence, reused = self._sequences[admission.sequence][0], admission.reused
+            there = True
             if admission.restored is not None:
-                if not self._restore(admission.restored, admission.slot, sequence):
-                    self._planner.not_restored(sequence.id)
-                    reused = 0
+                there = self._kv.restore(admission.restored, admission.slot)
             elif admission.source is not None:
-                self._context.copy(admission.source, admission.slot)
+                # At once where a slot that is copied from may be restored: llama.cpp would copy what is restored.
+                there = admission.source not in empty and self._context.copy(
+                    admission.source, admission.slot, at_once=restoring
+                )
+            if not there:
+                self._planner.not_restored(sequence.id)
+                empty.add(admission.slot)
+                reused = 0
             self._context.truncate(admission.slot, reused)
             sequence.start(admission.slot, reused)
+            self._kv.started(sequence.request.kv_key, sequence.request.kv_from)
         return len(admissions)
-
-    def _shelve_slot(self, key: str, slot: int) -> None:
-        tokens = self._planner.on_shelf(key)
-        try:
-            self._shelve(key, KvImage(tokens, self._context.save(slot)))
-        except DecodeError as error:
-            _log.warning("held KV is lost: %s", error)
-            self._planner.release(key)
-
-    def _restore(self, key: str, slot: int, sequence: Sequence) -> bool:
-        image = self._shelf.get(key)
-        restored = image is not None and self._context.restore(slot, image.state)
-        if not restored or sequence.request.kv_key == key:  # others may still start from it, as in a fork
-            self._release(key)
-        return restored
 
     def _tokens(self, step: Step) -> tuple[list[Token], list[Sequence]]:
         decoding = [self._sequences[identity][0] for identity in step.decode]
@@ -373,7 +359,10 @@ class EngineThread:
         found = self._sequences.pop(identity, None)
         if found is None:
             return
-        self._planner.finish(identity, found[0].request.kv_key if hold else None)
+        key = found[0].request.kv_key if hold else None
+        self._planner.finish(identity, key)
+        if key is not None:
+            self._kv.paused(key)
         progress = found[0].progress
         if progress.ended_ns is None:
             progress.ended_ns = time.time_ns()

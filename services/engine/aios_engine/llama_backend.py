@@ -5,12 +5,13 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from aios_engine.backend import Generation, GenerationRequest, Load, ModelFacts, StepReport
-from aios_engine.core import kv_image
+from aios_engine.backend import Generation, GenerationRequest, KvGiven, Load, ModelFacts, StepReport
+from aios_engine.core.kv_image import KvWanted
 from aios_engine.core.planner import PlannerLimits
 from aios_engine.engine_thread import EngineThread
-from aios_engine.errors import GenerationError, KvUnknownError, ValidationError
+from aios_engine.errors import GenerationError, KvUnknownError, MalformedBodyError, ValidationError
 from aios_engine.grammar import GrammarCompiler
+from aios_engine.kv_transfer import KvTransfer
 from aios_engine.llama.abi import PINNED
 from aios_engine.llama.model import Context, ContextSize, DecodeError, Model
 from aios_engine.sequence import Sequence
@@ -39,7 +40,7 @@ class LlamaBackend:
         self._context = context
         self._vocabulary = model.vocabulary
         slot_tokens = min(settings.n_ctx, model.trained_tokens, context.slot_tokens)
-        self._facts = _facts(model, settings, slot_tokens)
+        self._facts = _facts(model, settings, slot_tokens, kv_pieces=context.form is not None)
         self._thread = EngineThread(
             context,
             PlannerLimits(settings.max_sequences, slot_tokens, settings.prefill_chunk_tokens),
@@ -47,6 +48,8 @@ class LlamaBackend:
             observe,
             settings.kv_hold_bytes,
         )
+        self._shelf_bytes = settings.kv_hold_bytes
+        self._transfer = KvTransfer(context.form, self._facts.fingerprint)
         self._ids = itertools.count()
         self._grammars: GrammarCompiler | None = None
         self._grammars_lock = asyncio.Lock()
@@ -94,15 +97,15 @@ class LlamaBackend:
             return self._grammars
 
     async def holds(self, key: str) -> bool:
-        """Whether KV is held under a key.
+        """Whether KV of a paused generation is held under a key.
 
         Raises:
             IncompleteGenerationError: the backend is closed.
         """
         return await self._thread.holds(key)
 
-    async def held(self, key: str) -> bytes:
-        """The KV held under a key, as `core.kv_image` forms it.
+    async def give(self, key: str, wanted: KvWanted) -> KvGiven | None:
+        """KV of the generation that runs under a key, else of the one that is held under it; None if nothing is new.
 
         Raises:
             KvUnknownError: there is none.
@@ -110,26 +113,32 @@ class LlamaBackend:
             IncompleteGenerationError: the backend is closed.
         """
         try:
-            image = await self._thread.held(key)
-        except DecodeError as error:
+            reading = await self._thread.read(key, wanted)
+            if reading is None:
+                raise KvUnknownError
+            if reading.first == reading.end:
+                return None
+            return await asyncio.to_thread(self._transfer.given, reading)
+        except (DecodeError, ValueError) as error:
             raise GenerationError(str(error)) from error
-        if image is None:
-            raise KvUnknownError
-        return await asyncio.to_thread(kv_image.encode, image, self._facts.fingerprint)
 
     async def hold(self, key: str, data: bytes) -> None:
-        """Holds KV that `held` gave, here or in another engine of the same model, under a key.
+        """Holds KV that `give` gave, here or in another engine of the same model, under a key.
 
         Raises:
-            ValidationError: it is none, of another model, or too large.
+            ValidationError: it is none, of another model, or of more tokens than fit.
+            MalformedBodyError: it is larger than all memory for such.
             IncompleteGenerationError: the backend is closed.
         """
         try:
-            image = await asyncio.to_thread(kv_image.decode, data, self._facts.fingerprint)
+            kv = await asyncio.to_thread(self._transfer.taken, data)
         except ValueError as error:
             raise ValidationError(f"the KV cannot be used: {error}") from error
-        if len(image.tokens) > self._facts.slot_tokens or not await self._thread.hold(key, image):
-            raise ValidationError("the KV is larger than this engine holds")
+        if len(kv.tokens) > self._facts.slot_tokens:
+            raise ValidationError(f"the KV cannot be used: it has more than {self._facts.slot_tokens} tokens")
+        if len(kv.state) > self._shelf_bytes:
+            raise MalformedBodyError(f"the KV is larger than the {self._shelf_bytes} bytes this engine holds", 413)
+        self._thread.hold(key, kv)
 
     async def release(self, key: str) -> None:
         """Holds a key no longer.
@@ -170,12 +179,13 @@ def open_model(path: Path, settings: EngineSettings, on_progress: Callable[[floa
             threads=settings.threads,
         ),
     )
+    context.learn_form(model.vocabulary.bos or 0)
     # Read once here, in this thread, rather than at the first request.
     _ = model.vocabulary.pieces, model.vocabulary.special, model.vocabulary.end_of_generation
     return model, context
 
 
-def _facts(model: Model, settings: EngineSettings, slot_tokens: int) -> ModelFacts:
+def _facts(model: Model, settings: EngineSettings, slot_tokens: int, *, kv_pieces: bool) -> ModelFacts:
     vocabulary = model.vocabulary
 
     def text(token: int | None) -> str | None:
@@ -194,4 +204,5 @@ def _facts(model: Model, settings: EngineSettings, slot_tokens: int) -> ModelFac
         slot_tokens=slot_tokens,
         fingerprint=f"{settings.model} {model.description} {vocabulary.size} llama.cpp {PINNED}",
         resumes=True,
+        kv_pieces=kv_pieces,
     )

@@ -279,6 +279,36 @@ def test_kv_comes_back_from_the_shelf_and_where_it_cannot_the_prompt_is_computed
     assert plan.on_shelf("there") == ()
 
 
+def test_two_tokens_are_worth_a_restore_and_one_is_not() -> None:
+    plan = planner(slots=1, copy_threshold=16)
+    pause(plan, 1, [1, 2, 3], "other")
+    plan.release("other")
+    plan.shelve("there", (1, 2, 3, 4, 5))
+    plan.enqueue(2, [1, 2, 3, 4, 9], 5, kv_from="there")
+    assert plan.admit() == [Admission(2, slot=0, reused=3, source=None)]
+    plan.finish(2)
+    plan.forget(0)
+    plan.enqueue(3, [1, 2, 8], 5, kv_from="there")
+    assert plan.admit() == [Admission(3, slot=0, reused=2, source=None, restored="there")]
+
+
+def test_a_sequence_has_a_place_while_it_runs() -> None:
+    plan = planner(slots=1)
+    for identity in (1, 2):
+        plan.enqueue(identity, [1, 2, 3, 4, 5], 5)
+    assert plan.place(1) is None
+    plan.admit()
+    assert plan.place(1) == (0, ())
+    compute(plan)
+    assert plan.place(1) == (0, (1, 2, 3, 4))
+    compute(plan)
+    plan.decoded(1, 9)
+    assert plan.place(1) == (0, (1, 2, 3, 4, 5, 9))
+    assert plan.place(2) is None
+    plan.finish(1)
+    assert plan.place(1) is None
+
+
 def test_a_key_that_is_held_again_is_held_once() -> None:
     plan = planner(slots=2)
     pause(plan, 1, [1, 2, 3], "key")

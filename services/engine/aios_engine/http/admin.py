@@ -61,6 +61,7 @@ async def info(request: web.Request) -> web.Response:
                 "cached_tokens": True,
                 "generated_ids": facts.resumes,
                 "kv_hold": facts.resumes,
+                "kv_pieces": facts.kv_pieces,
                 "fingerprint": facts.fingerprint,
                 "default_max_new_tokens": limits.default_max_new_tokens,
                 "deterministic": settings.threads == 1 and facts.dtype == "q8_0",

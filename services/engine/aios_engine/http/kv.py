@@ -1,29 +1,53 @@
-"""The routes for held KV, beyond TGI: `GET`, `PUT` and `DELETE /aios/kv/{key}`; announced in `/info`."""
+"""The routes for KV, beyond TGI: `GET`, `PUT` and `DELETE /aios/kv/{key}`; announced in `/info`."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
+import pydantic
 from aiohttp import hdrs, web
+from pydantic import BaseModel, Field
 
 from aios_engine.backend import KvHolder
+from aios_engine.core.kv_image import KvWanted
 from aios_engine.errors import KvUnknownError, MalformedBodyError, ValidationError
 from aios_engine.http.front import front_of
+
+FIRST_HEADER: Final = "Aios-Kv-First"
+END_HEADER: Final = "Aios-Kv-End"
+DIGEST_HEADER: Final = "Aios-Kv-Digest"
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,250}")
 
 
-async def get(request: web.Request) -> web.Response:
-    """`GET /aios/kv/{key}`: the KV held under a key, as bytes that `PUT` takes, here or in a like engine.
+class _Query(BaseModel):
+    after: Annotated[int, Field(ge=0)] = 0
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
 
-    `HEAD` says whether there is any.
+
+async def get(request: web.Request) -> web.Response:
+    """`GET /aios/kv/{key}`: KV under a key, as bytes that `PUT` takes, here or in a like engine.
+
+    It is that of the running generation that has this `kv_key`, as far as it is computed, else that of the paused one.
+    Of the tokens `after` the first so many, if those have the `digest`, else of all; `max_bytes` of it at most, or one
+    token. 204 if there are no more tokens than `after`. `HEAD` says whether any is held of a paused generation.
     """
+    holder, key = _holder(request), _key(request)
     if request.method == hdrs.METH_HEAD:
-        return web.Response(status=200 if await _holder(request).holds(_key(request)) else KvUnknownError.status)
-    return web.Response(body=await _holder(request).held(_key(request)), content_type="application/octet-stream")
+        return web.Response(status=200 if await holder.holds(key) else KvUnknownError.status)
+    given = await holder.give(key, _wanted(request))
+    if given is None:
+        return web.Response(status=204)
+    headers = {FIRST_HEADER: str(given.first), END_HEADER: str(given.end), DIGEST_HEADER: given.digest}
+    return web.Response(body=given.image, content_type="application/octet-stream", headers=headers)
 
 
 async def put(request: web.Request) -> web.Response:
-    """`PUT /aios/kv/{key}`: holds KV under a key; a generation with this `kv_from` starts from it."""
+    """`PUT /aios/kv/{key}`: holds KV under a key; a generation with this `kv_from` starts from it.
+
+    The body is what `GET` gave, once or several times in this order. What does not go with what is before it is left
+    out. The answer does not wait for the step that the model is at; a request that is sent after it finds the KV.
+    """
     holder, key = _holder(request), _key(request)
     limit = front_of(request).settings.kv_hold_bytes
     chunks, size = [], 0
@@ -55,3 +79,12 @@ def _key(request: web.Request) -> str:
     if not _KEY.fullmatch(key):
         raise ValidationError("`key` must be 1 to 250 letters, digits, `_`, `.` or `-`")
     return key
+
+
+def _wanted(request: web.Request) -> KvWanted:
+    try:
+        query = _Query.model_validate(dict(request.query))
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise ValidationError(f"`{first['loc'][0]}`: {first['msg']}") from error
+    return KvWanted(query.after, query.digest, query.max_bytes)

@@ -4,6 +4,7 @@ One thread uses a `Context`. A `Vocabulary` only reads and may be used from any 
 """
 
 import ctypes
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,9 @@ import numpy as np
 from aios_engine.core.sampling import Logits
 from aios_engine.errors import SetupError
 from aios_engine.llama import abi
+from aios_engine.llama.kv_state import Bytes, KvForm, State, form_of
+
+_log = logging.getLogger(__name__)
 
 _ATTRIBUTE_CONTROL: Final = 1 << 3
 _ATTRIBUTE_USER_DEFINED: Final = 1 << 4
@@ -176,7 +180,12 @@ class Model:
 
 
 class Context:
-    """The KV of several sequences, and the step that computes the next tokens."""
+    """The KV of several sequences, and the step that computes the next tokens.
+
+    Attributes:
+        slot_tokens: tokens that fit a slot.
+        form: how states are laid out; None where that is not known, and then rows cannot be read.
+    """
 
     def __init__(self, model: Model, size: ContextSize) -> None:
         """Reserves the KV.
@@ -202,6 +211,8 @@ class Context:
             )
         # llama.cpp rounds the tokens of a sequence up.
         self.slot_tokens: int = self._library.llama_n_ctx_seq(self._pointer)
+        self.form: KvForm | None = None
+        self._scratch: Bytes = np.empty(0, np.uint8)
         self._memory = self._library.llama_get_memory(self._pointer)
         self._batch = self._library.llama_batch_init(self._capacity, 0, 1)
 
@@ -244,9 +255,39 @@ class Context:
         if not self._library.llama_memory_seq_rm(self._memory, slot, tokens, -1):
             raise DecodeError(f"the KV of slot {slot} cannot be cut at {tokens}")
 
-    def copy(self, source: int, target: int) -> None:
-        """Replaces one slot's KV by another's."""
-        self._library.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def copy(self, source: int, target: int, *, at_once: bool = False) -> bool:
+        """Replaces one slot's KV by another's; False if that cannot be done, and then the target is empty.
+
+        Args:
+            source: copied from. llama.cpp does so at the beginning of the next step: it must not be restored before.
+            target: copied to.
+            at_once: copy now, which takes longer.
+        """
+        if not at_once:
+            self._library.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            return True
+        try:
+            return self.restore(target, self._state(source))
+        except DecodeError as error:
+            _log.warning("KV is computed again: %s", error)
+            self._library.llama_memory_seq_rm(self._memory, target, -1, -1)
+            return False
+
+    def learn_form(self, token: int) -> None:
+        """Finds out the form of the states from one of the empty slot 0; call it before anything else is computed.
+
+        Args:
+            token: any of the vocabulary.
+        """
+        try:
+            self.decode([Token(token, 0, 0, wants_logits=True)])
+            self.form = form_of(self.save(0))
+            self.truncate(0, 0)
+        except DecodeError as error:
+            _log.warning("the form of the KV is not known: %s", error)
+        if self.form is not None:
+            # As large as it can get, so that it never moves: memory is taken only where it is written to.
+            self._scratch = np.empty(self.form.state_bytes(self.slot_tokens), np.uint8)
 
     def save(self, slot: int) -> bytes:
         """The KV of a slot as bytes, in llama.cpp's own format.
@@ -254,16 +295,37 @@ class Context:
         Raises:
             DecodeError: it cannot be read.
         """
+        return self._state(slot).tobytes()
+
+    def rows(self, slot: int, first: int, end: int) -> bytearray:
+        """The KV of a slot's tokens from `first` up to `end`; there is a `form`.
+
+        llama.cpp gives the KV of a slot as a whole, so this takes about 0.1 ms for each MB of all its tokens.
+
+        Raises:
+            DecodeError: it cannot be read.
+        """
+        if self.form is None:
+            raise DecodeError("the KV has no form that rows can be taken from")
+        try:
+            return self.form.rows(self._state(slot), first, end)
+        except ValueError as error:
+            raise DecodeError(f"the KV of slot {slot} cannot be read: {error}") from error
+
+    def _state(self, slot: int) -> Bytes:
+        """The KV of a slot, in memory that the next reading uses again: fresh memory costs ten times the copying."""
         size: int = self._library.llama_state_seq_get_size(self._pointer, slot)
-        buffer = ctypes.create_string_buffer(size)
-        written: int = self._library.llama_state_seq_get_data(self._pointer, buffer, size, slot)
+        if len(self._scratch) < size:
+            self._scratch = np.empty(size, np.uint8)
+        written: int = self._library.llama_state_seq_get_data(self._pointer, self._scratch.ctypes.data, size, slot)
         if not written:
             raise DecodeError(f"the KV of slot {slot} cannot be saved")
-        return ctypes.string_at(buffer, written)
+        return self._scratch[:written]
 
-    def restore(self, slot: int, state: bytes) -> bool:
-        """Replaces the KV of a slot by what `save` gave; False if it does not fit, and then the slot is empty."""
-        if self._library.llama_state_seq_set_data(self._pointer, state, len(state), slot):
+    def restore(self, slot: int, state: State | Bytes) -> bool:
+        """Replaces the KV of a slot by a state; False if it does not fit, and then the slot is empty."""
+        data = np.frombuffer(state, np.uint8)
+        if self._library.llama_state_seq_set_data(self._pointer, data.ctypes.data, len(data), slot):
             return True
         self._library.llama_memory_seq_rm(self._memory, slot, -1, -1)
         return False
