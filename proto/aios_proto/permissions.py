@@ -81,11 +81,6 @@ def _bucket(name: str) -> tuple[str, ...]:
     return (f"$KV.{name}.>", *_stream(f"KV_{name}"))
 
 
-def _object_store(name: str) -> tuple[str, ...]:
-    """What using one object store takes."""
-    return (f"$O.{name}.>", *_stream(f"OBJ_{name}"))
-
-
 def _watching(name: str) -> tuple[str, ...]:
     """What reading and watching a key-value bucket of another service takes, and making it where there is none yet."""
     stream = f"KV_{name}"
@@ -162,7 +157,8 @@ _ROLES: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
             _AGENT_INBOXES,
             *_bucket(subjects.RESULTS_BUCKET),
             *_bucket(subjects.CHECKPOINTS_BUCKET),
-            *_object_store(subjects.KV_IMAGES_STORE),
+            subjects.ALL_KV_PIECES,
+            *_stream(subjects.KV_PIECES_STREAM),
         ),
         ("aios.k.llm.*.*.*", "aios.k.llm.embed", "aios.k.llm.tokenize"),
     ),

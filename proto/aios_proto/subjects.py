@@ -11,6 +11,7 @@
 | `aios.audit.<tenant>` | access | what was decided and how it ended, captured by the stream `AIOS_AUDIT` |
 | `aios.evt.<tenant>.<kind>` | kernel services | facts, captured by the stream `AIOS_EVENTS` |
 | `aios.interactions.<tenant>.<agent>` | storage | one call's facts for the long term, captured by `AIOS_INTERACTIONS` |
+| `aios.kv.<tenant>.<agent>.<id>` | LLM workers | KV of a running call, piece by piece, captured by `AIOS_KV_PIECES` |
 | `_INBOX.<tenant>.<agent>.>` | kernel services | replies to one agent |
 | `_INBOX_AIOS.<role>.call.>` | kernel services | answers to a call that one of them made to another |
 """
@@ -33,7 +34,7 @@ ALLOWANCES_BUCKET = "AIOS_ALLOWANCES"
 RATES_BUCKET = "AIOS_RATES"
 RESULTS_BUCKET = "AIOS_RESULTS"
 CHECKPOINTS_BUCKET = "AIOS_CHECKPOINTS"
-KV_IMAGES_STORE = "AIOS_KV_IMAGES"
+KV_PIECES_STREAM = "AIOS_KV_PIECES"
 CONTEXTS_BUCKET = "AIOS_CONTEXTS"
 CONTEXT_TURNS_BUCKET = "AIOS_CONTEXT_TURNS"
 SCHEDULER_BUCKET = "AIOS_SCHEDULER"
@@ -52,6 +53,7 @@ ALL_ENDS = "aios.evt.*.syscall.*"
 ALL_REFUSALS = "aios.evt.*.scheduler.refused"
 ALL_AUDIT = "aios.audit.*"
 ALL_INTERACTIONS = "aios.interactions.>"
+ALL_KV_PIECES = "aios.kv.>"
 ALL_PRESENCE = "aios.k.presence.*.*"
 ALL_WORKER_REPORTS = "aios.k.scheduler.report.*.*"
 AUTH_CALLOUT = "$SYS.REQ.USER.AUTH"
@@ -184,6 +186,15 @@ def event(tenant: str, kind: str) -> str:
 def interaction(tenant: str, agent: str) -> str:
     """Where the storage manager keeps what an agent's calls came to, sealed."""
     return f"aios.interactions.{_checked_name('tenant', tenant)}.{_checked_name('agent', agent)}"
+
+
+def kv_pieces(key: str) -> str:
+    """Where a worker stores the KV of a call.
+
+    Args:
+        key: the call's, `headers.CallHeaders.key`.
+    """
+    return f"aios.kv.{key}"
 
 
 def audit(tenant: str) -> str:

@@ -76,6 +76,7 @@ PUBLISH = {
     "ASI07 frame to a tool's owner": "_INBOX.default.victim.r1.tools",
     "ASI07 frame into our own inbox, as if from the kernel": "_INBOX.default.agent.0",
     "ASI07 interaction written for storage": "aios.interactions.default.victim",
+    "ASI07 KV written for a worker": "aios.kv.default.victim.1",
     "ASI03 object store": "$O.AIOS_STORAGE.C.x",
 }
 
@@ -100,6 +101,7 @@ SUBSCRIBE = {
     "ASI07 another tenant's inboxes": "_INBOX.acme.worker.>",
     "ASI07 services' inboxes": "_INBOX_AIOS.>",
     "ASI07 access' inbox": "_INBOX_AIOS.access.>",
+    "ASI07 KV of calls": "aios.kv.>",
     "ASI07 everything": ">",
     "ASI07 every subject of three tokens": "*.*.*",
     "ASI07 identities as they change": "$KV.AIOS_AGENTS.>",

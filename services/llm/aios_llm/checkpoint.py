@@ -26,6 +26,7 @@ class Checkpoint:
         prompt: the prompt itself, where it cannot be made again from the request.
         inherited: how many of its first tokens another call has made.
         sent_scores: log probabilities the listeners are known to have.
+        engine: which one made them; empty where it does not tell.
     """
 
     made: Snapshot
@@ -38,6 +39,7 @@ class Checkpoint:
     prompt: str | None = None
     inherited: int = 0
     sent_scores: int = 0
+    engine: str = ""
 
     def encode(self) -> bytes:
         """As bytes."""
@@ -55,6 +57,7 @@ class Checkpoint:
             "first_token_us": self.first_token_us,
             "prompt": self.prompt,
             "inherited": self.inherited,
+            "engine": self.engine,
         }
         if self.made.scored:
             value["logprobs"] = [orjson.Fragment(token.json) for token in self.made.scored]
@@ -84,6 +87,7 @@ def decode(data: bytes) -> Checkpoint | None:
             prompt=value["prompt"],
             inherited=int(value.get("inherited", 0)),
             sent_scores=int(value.get("sent_logprobs", 0)),
+            engine=str(value.get("engine", "")),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return None

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from aios_kit.logs import Log
 from aios_llm.checkpoint import Checkpoint, decode
+from aios_llm.kv_trails import KvTrails
 
 _WRITERS = 4
 _MAX_BYTES = 768 << 10
@@ -82,10 +83,14 @@ class Checkpoints:
         every_tokens: one is written after so many tokens,
         every_s: or so many seconds after a token came, whichever is first.
         log: where what could not be written is told.
+        trails: store KV beside them; None stores none.
     """
 
-    def __init__(self, store: CheckpointStore, every_tokens: int, every_s: float, log: Log) -> None:
+    def __init__(
+        self, store: CheckpointStore, every_tokens: int, every_s: float, log: Log, trails: KvTrails | None = None
+    ) -> None:
         self._store = store
+        self._trails = trails
         self._every_tokens = every_tokens
         self._every_s = every_s
         self._log = log
@@ -143,9 +148,12 @@ class Checkpoints:
         course.rest()
         try:
             async with asyncio.timeout(timeout_s), course.turn:
-                return await self._write(course)
+                written = await self._write(course)
         except TimeoutError:
             return False
+        if self._trails is not None:
+            self._trails.complete(run.key, run.tokens)
+        return written
 
     def leave(self, run: Checkpointed) -> None:
         """The run is over and its call is not: its checkpoint stays."""
@@ -160,6 +168,8 @@ class Checkpoints:
             return
         course.rest()
         course.ended = True
+        if self._trails is not None:
+            self._trails.forget(run.key, of_another=run.attempt > 1)
         if course.stored or course.queued:
             self._due.put_nowait(course)
 
@@ -181,6 +191,8 @@ class Checkpoints:
                             await self._store.remove(course.run.key)
                     elif course.run in self._courses and not course.run.ending:
                         await self._write(course)
+                        if self._trails is not None and not course.ended:
+                            self._trails.extend(course.run.key, course.run.tokens)
             finally:
                 self._due.task_done()
 

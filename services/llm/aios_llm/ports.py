@@ -1,6 +1,6 @@
 """What the worker needs of an inference engine, whichever it is."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -31,6 +31,7 @@ class EngineInfo:
         resumes: how it goes on with an answer begun before.
         fingerprint: the same for engines whose token ids mean the same; empty where that is not known.
         holds_kv: it holds the KV of a paused generation under a key, gives it away and takes it back.
+        kv_pieces: it gives away the KV of a running one too, and only what is new of it.
         id: which engine it is, the same after its restart; empty where it does not tell.
     """
 
@@ -43,6 +44,7 @@ class EngineInfo:
     resumes: Resumes = "no"
     fingerprint: str = ""
     holds_kv: bool = False
+    kv_pieces: bool = False
     id: str = ""
 
 
@@ -142,17 +144,43 @@ class Finish:
     last: Piece | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class KvMark:
+    """How far the KV reaches that was read of a generation.
+
+    Attributes:
+        tokens: of prompt and answer, from the first on.
+        digest: tells whether two sequences have the same ones, in the engine's words.
+    """
+
+    tokens: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class KvPiece:
+    """The KV of some tokens of a generation that follow each other, in the engine's form.
+
+    Attributes:
+        data: opaque.
+        end: where it ends.
+    """
+
+    data: bytes
+    end: KvMark
+
+
 class KvStore(Protocol):
-    """Where the KV of paused generations is kept outside engines. Nothing of it raises: it only saves work."""
+    """Where the KV of calls is kept outside engines, in pieces. Nothing of it raises: it only saves work."""
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Keeps the KV of a call, if there is room."""
+    async def append(self, key: str, piece: KvPiece) -> bool:
+        """Keeps a piece behind those that are there of a call; whether there was room."""
 
-    async def get(self, key: str) -> bytes | None:
-        """The KV of a call; None where there is none."""
+    async def read(self, key: str) -> list[KvPiece]:
+        """The pieces of a call, in the order in which they came; none where there are none, or none can be had."""
 
     async def remove(self, key: str) -> None:
-        """Forgets it."""
+        """Forgets a call."""
 
 
 class Engine(Protocol):
@@ -206,11 +234,14 @@ class Engine(Protocol):
     async def holds(self, key: str) -> bool:
         """Whether it holds KV under a key. Never raises."""
 
-    async def take_kv(self, key: str) -> bytes | None:
-        """The KV held under a key, as bytes for `give_kv`; None where there is none."""
+    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
+        """The KV of the generation of a key, held or running: what comes after a mark, about so many bytes of it.
 
-    async def give_kv(self, key: str, data: bytes) -> bool:
-        """Has it hold KV under a key; whether it does."""
+        From the first token on where the mark is of other tokens. None where there is nothing new. Never raises.
+        """
+
+    async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
+        """Has it hold under a key what was read of it, piece after piece; whether it does. Never raises."""
 
     async def release_kv(self, key: str) -> None:
         """Has it hold a key no longer. Never raises."""

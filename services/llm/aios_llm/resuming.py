@@ -5,7 +5,8 @@ from typing import Literal
 
 from aios_kit.logs import Log
 from aios_llm.checkpoint import Checkpoint, digest
-from aios_llm.ports import Continuation, Engine, EngineInfo, GenerateRequest, KvStore
+from aios_llm.kv_trails import KvTrails
+from aios_llm.ports import Continuation, Engine, EngineInfo, GenerateRequest
 from aios_llm.run import Run
 from aios_proto.errors import InvalidRequest
 
@@ -32,13 +33,13 @@ class Resumer:
 
     Args:
         engine: that will go on with it.
-        images: where KV of paused generations is stored, if anywhere.
+        trails: bring the KV of calls that another engine has run.
         log: for what callers are not told.
     """
 
-    def __init__(self, engine: Engine, images: KvStore | None, log: Log) -> None:
+    def __init__(self, engine: Engine, trails: KvTrails, log: Log) -> None:
         self._engine = engine
-        self._images = images
+        self._trails = trails
         self._log = log
 
     async def resumption(
@@ -60,7 +61,7 @@ class Resumer:
         begun = await self._cut(checkpoint, request, info)
         if begun.tokens >= request.max_new_tokens:
             return None
-        return Resumption(checkpoint, begun, await self._bring_kv(run.key, info))
+        return Resumption(checkpoint, begun, await self._bring_kv(run.key, checkpoint, info, own=True))
 
     async def continuation(
         self, key: str, checkpoint: Checkpoint, request: GenerateRequest, info: EngineInfo
@@ -99,7 +100,7 @@ class Resumer:
             prompt=None,
             inherited=begun.tokens,
         )
-        return Resumption(kept, begun, await self._bring_kv(key, info))
+        return Resumption(kept, begun, await self._bring_kv(key, checkpoint, info, own=False))
 
     async def _cut(self, checkpoint: Checkpoint, request: GenerateRequest, info: EngineInfo) -> Continuation:
         """As much of what was made as this engine can go on from."""
@@ -108,13 +109,13 @@ class Resumer:
             made = replace(made, ids=(), ends=())  # the ids of another model mean something else
         return await self._engine.resume_point(request.prompt, made)
 
-    async def _bring_kv(self, key: str, info: EngineInfo) -> Level:
-        if not info.holds_kv:
+    async def _bring_kv(self, key: str, checkpoint: Checkpoint, info: EngineInfo, *, own: bool) -> Level:
+        if not info.holds_kv or checkpoint.fingerprint != info.fingerprint:
             return "cold"
-        if await self._engine.holds(key):
+        elsewhere = checkpoint.engine and info.id and checkpoint.engine != info.id
+        if not elsewhere and await self._engine.holds(key):  # an engine at work takes a step's time to say no
             return "hot"
-        image = None if self._images is None else await self._images.get(key)
-        return "warm" if image is not None and await self._engine.give_kv(key, image) else "cold"
+        return "warm" if await self._trails.bring(key, own=own) else "cold"
 
 
 def _is_scored(checkpoint: Checkpoint, request: GenerateRequest) -> bool:

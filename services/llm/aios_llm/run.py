@@ -49,12 +49,14 @@ class Origin:
     Attributes:
         prompt: it follows on.
         keep_prompt: whether that must be stored, because it cannot be made again from the request.
+        engine: which one makes it; empty where it does not tell.
     """
 
     model: str
     fingerprint: str
     prompt: str
     keep_prompt: bool
+    engine: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -150,6 +152,7 @@ class Run:
             prompt=origin.prompt if origin.keep_prompt else None,
             inherited=self.inherited,
             sent_scores=scores.given if stopped and scores is not None else 0,
+            engine=origin.engine,
         )
 
     async def go_on_from(self, checkpoint: Checkpoint, begun: Continuation) -> None:

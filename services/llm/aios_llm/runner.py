@@ -166,7 +166,7 @@ class Runner:
         run.resumable = can_resume(request, info)
         if run.resumable:
             keep_prompt = run.headers.context is not None  # what others append there changes it
-            run.origin = Origin(info.model, info.fingerprint, prompt, keep_prompt)
+            run.origin = Origin(info.model, info.fingerprint, prompt, keep_prompt, info.id)
         found = None if checkpoint is None else await self._resumer.resumption(run, checkpoint, request, info)
         if found is None and call.continue_from is not None:
             other = replace(run.headers, id=call.continue_from).key  # one of the caller's own, whatever it names

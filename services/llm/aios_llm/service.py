@@ -13,16 +13,18 @@ from nats.js.kv import KeyValue
 from aios_kit import replies
 from aios_kit.lane import Lane
 from aios_kit.service import Service
-from aios_kit.streams import ensure_bucket, results_bucket
+from aios_kit.streams import ensure_bucket, ensure_stream, results_bucket
 from aios_kit.tasks import end
-from aios_llm.adapters.jetstream_checkpoints import KvCheckpoints, KvImages, checkpoints_bucket, open_images
+from aios_llm.adapters.jetstream_checkpoints import KvCheckpoints, checkpoints_bucket
+from aios_llm.adapters.jetstream_kv import JetStreamKv, pieces_stream
 from aios_llm.checkpoints import Checkpoints
 from aios_llm.coalescing import Coalescer
 from aios_llm.context_source import ContextSource
 from aios_llm.endings import Endings
 from aios_llm.engines import make_engine, renamed
+from aios_llm.kv_trails import Allowance, KvTrails
 from aios_llm.logprobs import Scores
-from aios_llm.ports import Engine, EngineInfo
+from aios_llm.ports import Engine, EngineInfo, KvStore
 from aios_llm.resuming import Resumer
 from aios_llm.run import Run
 from aios_llm.runner import DRAINING, Runner
@@ -33,7 +35,7 @@ from aios_llm.tool_calls import offers_tools
 from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.decode import decode
-from aios_proto.errors import AiosError, SyscallUnknown
+from aios_proto.errors import AiosError, BusUnavailable, SyscallUnknown
 from aios_proto.kernel import (
     WORKER_INTERVAL_S,
     AttachCommand,
@@ -60,7 +62,7 @@ class WorkerService:
         self.runs: dict[str, Run] = {}
         self._runner: Runner | None = None
         self._checkpoints: Checkpoints | None = None
-        self._images: KvImages | None = None
+        self._trails: KvTrails | None = None
         self._fence = 0
         self._endings = Endings()
         self._incarnation = secrets.token_hex(8)
@@ -94,16 +96,16 @@ class WorkerService:
         settings, service = self.settings, self.service
         bucket = await ensure_bucket(service.js, checkpoints_bucket(settings.jetstream_replicas))
         store = KvCheckpoints(bucket, settings.request_timeout_s, service.log)
-        self._checkpoints = Checkpoints(
-            store, settings.llm_checkpoint_tokens, settings.llm_checkpoint_interval_s, service.log
+        self._trails = KvTrails(
+            self.engine,
+            lambda: self._info is not None and self._info.kv_pieces,
+            await self._kv_store(),
+            Allowance(settings.llm_kv_save_bytes_per_s, asyncio.get_running_loop().time),
+            service.log,
         )
-        if settings.llm_kv_save_tokens is not None:
-            try:
-                self._images = await open_images(
-                    service.js, settings.request_timeout_s, settings.jetstream_replicas, service.log
-                )
-            except (NatsError, TimeoutError) as error:
-                service.log.warning("KV of paused calls is not stored", error=str(error))
+        self._checkpoints = Checkpoints(
+            store, settings.llm_checkpoint_tokens, settings.llm_checkpoint_interval_s, service.log, self._trails
+        )
         self._checkpoints.start()
         self._runner = Runner(
             self.engine,
@@ -112,10 +114,21 @@ class WorkerService:
             self._report_end,
             self._keep_result,
             self._checkpoints,
-            Resumer(self.engine, self._images, service.log),
+            Resumer(self.engine, self._trails, service.log),
             ContextSource(service.kernel_calls, settings.llm_default_max_tokens, settings.llm_context_timeout_s),
             service.log,
         )
+
+    async def _kv_store(self) -> KvStore | None:
+        settings, service = self.settings, self.service
+        if not settings.llm_kv_save_bytes_per_s:
+            return None
+        try:
+            await ensure_stream(service.js, pieces_stream(), settings.request_timeout_s)
+        except (BusUnavailable, NatsError) as error:
+            service.log.warning("KV of running calls is not stored", error=str(error))
+            return None
+        return JetStreamKv(service.nc, service.js, settings.request_timeout_s, service.log)
 
     async def _drain(self) -> None:
         """Lets running calls end; those that cannot within the drain time go back to the scheduler."""
@@ -130,6 +143,8 @@ class WorkerService:
             await asyncio.wait(left, timeout=2)
         if self._checkpoints is not None:
             await self._checkpoints.stop(timeout_s=1)
+        if self._trails is not None:
+            await self._trails.stop(timeout_s=1)
 
     async def _stop(self) -> None:
         if self._commands is not None:
@@ -231,11 +246,6 @@ class WorkerService:
         if run is not None:
             run.preempt()
 
-    async def _save_kv(self, key: str) -> None:
-        """Stores the KV of a paused call, for a worker that has no part in this engine."""
-        if self._images is not None and (image := await self.engine.take_kv(key)) is not None:
-            await self._images.put(key, image)
-
     async def _on_attach(self, command: AttachCommand) -> None:
         run, frame = self.runs.get(command.key), self._endings.get(command.key)
         if run is not None:
@@ -265,17 +275,8 @@ class WorkerService:
         self.service.metrics.calls.labels(operation, outcome).inc()
         self.runs.pop(report.key, None)
         await self._report(report)
-        if isinstance(report, CallReturned):
-            if report.reason in ("unavailable", "failed"):
-                self._look.set()
-            elif report.reason == "preempted" and self._is_worth_storing(report):
-                await self.service.tasks.start(self._save_kv(report.key), "save kv")
-        elif report.attempt > 1 and self._images is not None:
-            await self.service.tasks.start(self._images.remove(report.key), "remove kv")
-
-    def _is_worth_storing(self, report: CallReturned) -> bool:
-        least, info = self.settings.llm_kv_save_tokens, self._info
-        return least is not None and report.tokens >= least and info is not None and info.holds_kv
+        if isinstance(report, CallReturned) and report.reason in ("unavailable", "failed"):
+            self._look.set()
 
     async def _report_return(
         self, headers: wire.CallHeaders, reason: Literal["draining", "unavailable"], message: str

@@ -56,10 +56,11 @@ class WorkerSettings(ServiceSettings):
     llm_checkpoint_interval_s: float = Field(
         0.5, gt=0, description="seconds after which a token is stored at the latest, so that another worker can go on"
     )
-    llm_kv_save_tokens: int | None = Field(
-        512,
+    llm_kv_save_bytes_per_s: int = Field(
+        16 << 20,
         ge=0,
-        description="size from which the KV of a paused call is also stored outside its engine; none stores no KV",
+        description="most KV of running calls that is stored beside their checkpoints in a second, where the engine"
+        " gives it away, so that another engine goes on without computing it again; 0 stores none",
     )
     llm_context_timeout_s: float = Field(
         30, gt=0, description="longest wait for the context manager, which may have to count tokens first"

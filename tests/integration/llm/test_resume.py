@@ -77,7 +77,6 @@ def settings(server: NatsServer, engine: EngineProcess, name: str) -> WorkerSett
         engine_url=engine.url,
         llm_engine_check_s=0.2,
         llm_checkpoint_tokens=8,
-        llm_kv_save_tokens=1,
     )
 
 

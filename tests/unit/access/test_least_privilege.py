@@ -39,6 +39,7 @@ SUBJECTS: Final = {
     "facts of keys": "aios.evt.acme.storage.rotated",
     "audit records": "aios.audit.acme",
     "interactions": "aios.interactions.acme.alice",
+    "KV of calls": subjects.kv_pieces("acme.alice.1"),
     "agents' inboxes": "_INBOX.acme.alice.1",
     "answers to kernel calls": "_INBOX_AIOS.memory.call.x.1",
     "who connects": subjects.AUTH_CALLOUT,
@@ -63,7 +64,7 @@ STORES: Final = {
     "taint": f"KV_{subjects.TAINT_BUCKET}",
     "results": f"KV_{subjects.RESULTS_BUCKET}",
     "checkpoints": f"KV_{subjects.CHECKPOINTS_BUCKET}",
-    "kv images": f"OBJ_{subjects.KV_IMAGES_STORE}",
+    "kv pieces": subjects.KV_PIECES_STREAM,
     "contexts": f"KV_{subjects.CONTEXTS_BUCKET}",
     "turns": f"KV_{subjects.CONTEXT_TURNS_BUCKET}",
     "scheduler": f"KV_{subjects.SCHEDULER_BUCKET}",
@@ -132,9 +133,9 @@ TABLE: Final[dict[Role, May]] = {
         keep=frozenset({"syscalls", "results", "scheduler"}),
     ),
     "llm": May(
-        say=frozenset({"workers' reports", "context calls", "agents' inboxes"}),
+        say=frozenset({"workers' reports", "context calls", "agents' inboxes", "KV of calls"}),
         hear=frozenset({"commands to workers", "llm embed"}),
-        keep=frozenset({"results", "checkpoints", "kv images"}),
+        keep=frozenset({"results", "checkpoints", "kv pieces"}),
     ),
     "context": May(
         say=frozenset({"agents' inboxes", "llm calls", "llm embed", "syscall cancel"}),

@@ -7,7 +7,8 @@ the scheduler.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -42,6 +43,15 @@ _PARAMS = {
     "frequency_penalty": "frequency_penalty",
 }
 """What vLLM says a refusal is about, and which field of our own request that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """An answer that is no JSON."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
 
 
 class EngineHttp:
@@ -97,15 +107,21 @@ class EngineHttp:
         """
         return await self._answer("POST", path, body)
 
-    async def raw(self, method: str, path: str, data: bytes | None = None) -> tuple[int, bytes]:
-        """Status and body of a request for bytes; status 0 where the server cannot be reached."""
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        data: AsyncIterable[bytes] | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> RawAnswer:
+        """What the server says to a request for bytes, or with bytes; status 0 where it cannot be reached."""
         try:
             async with self._http().request(
-                method, self._url + path, data=data, timeout=_total(_KV_TIMEOUT_S)
+                method, self._url + path, data=data, params=query, timeout=_total(_KV_TIMEOUT_S)
             ) as response:
-                return response.status, await response.read()
+                return RawAnswer(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError):
-            return 0, b""
+            return RawAnswer(0, {}, b"")
 
     async def events(
         self, path: str, body: dict[str, Any], traceparent: str | None

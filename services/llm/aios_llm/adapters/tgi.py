@@ -5,7 +5,7 @@ holding the KV of a generation that is paused.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -13,7 +13,7 @@ from aios_kit.chat_template import ChatTemplate, ChatTemplateError
 from aios_llm.adapters.engine_http import EngineHttp, reason_of
 from aios_llm.generated import Snapshot
 from aios_llm.logprobs import Likelihood, Scored, likeliest_not_told, not_told, scored
-from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, Piece, StopReason
+from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, KvMark, KvPiece, Piece, StopReason
 from aios_llm.resume_point import at_word, where_read_alike
 from aios_proto.errors import EngineFailed, EngineRefused
 from aios_proto.messages.llm import ChatMessage
@@ -25,6 +25,8 @@ _MOST_CONCURRENCY = 128
 _MOST_ID_CHARS = 128
 _READS_AT_ONCE = 8
 _KEEP_S = 30.0
+_KV_END = "Aios-Kv-End"
+_KV_DIGEST = "Aios-Kv-Digest"
 
 
 class TgiEngine:
@@ -134,16 +136,30 @@ class TgiEngine:
 
     async def holds(self, key: str) -> bool:
         """See `Engine.holds`."""
-        return self._holds_kv and (await self._http.raw("HEAD", _kv(key)))[0] == 200
+        return self._holds_kv and (await self._http.raw("HEAD", _kv(key))).status == 200
 
-    async def take_kv(self, key: str) -> bytes | None:
+    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
         """See `Engine.take_kv`."""
-        status, data = await self._http.raw("GET", _kv(key))
-        return data if status == 200 else None
+        query: dict[str, str | int] = {"max_bytes": max_bytes}
+        if after is not None:
+            query |= {"after": after.tokens, "digest": after.digest}
+        answer = await self._http.raw("GET", _kv(key), query=query)
+        if answer.status != 200:
+            return None
+        try:
+            end = KvMark(int(answer.headers[_KV_END]), answer.headers[_KV_DIGEST])
+        except (KeyError, ValueError):
+            return None
+        return KvPiece(answer.data, end)
 
-    async def give_kv(self, key: str, data: bytes) -> bool:
+    async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
         """See `Engine.give_kv`."""
-        return (await self._http.raw("PUT", _kv(key), data))[0] == 204
+
+        async def body() -> AsyncGenerator[bytes, None]:
+            for piece in pieces:
+                yield piece.data
+
+        return (await self._http.raw("PUT", _kv(key), body())).status == 204
 
     async def release_kv(self, key: str) -> None:
         """See `Engine.release_kv`."""
@@ -185,6 +201,7 @@ def _info(said: dict[str, Any]) -> EngineInfo:
         resumes="ids" if extensions.get("generated_ids") else "text",
         fingerprint=str(extensions.get("fingerprint") or ""),
         holds_kv=bool(extensions.get("kv_hold")),
+        kv_pieces=bool(extensions.get("kv_pieces")),
         id=str(extensions.get("id") or "")[:_MOST_ID_CHARS],
     )
 

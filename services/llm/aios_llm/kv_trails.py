@@ -1,0 +1,177 @@
+"""How the KV of running calls gets out of their engine while it lives, so that another one need not compute it again.
+
+KV is state of the process that has it, and a checkpoint's token ids alone mean computing all of it anew: on our CPU
+engine 5 ms a token, where loading it takes hundredths of that. So what is new of a call's KV is stored each time its
+checkpoint is, as DejaVu does between machines (Strati et al., arXiv 2403.01876). How much goes out in a second is
+bounded: KV that was not computed for this call but shared with others could come to any amount.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+from aios_kit.logs import Log
+from aios_llm.ports import Engine, KvMark, KvStore
+
+_PIECE_BYTES = 4 << 20
+_CALL_BYTES = 64 << 20
+_GROWTH = 64
+"""A call's KV is read again once it has grown by this part: the engine reads all of it for any piece of it."""
+_READS_AT_ONCE = 32
+_REMEMBERED = 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Trail:
+    """What is stored of one call.
+
+    Attributes:
+        end: how far it reaches; None before anything is stored.
+        size: bytes.
+        made: how many tokens the call had made when all of its KV was stored.
+        extending: the task that does so now.
+    """
+
+    end: KvMark | None = None
+    size: int = 0
+    made: int = 0
+    extending: asyncio.Task[None] | None = None
+
+
+class Allowance:
+    """Bytes that may be used in a second, at most those of one second at a time."""
+
+    def __init__(self, per_second: int, clock: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._left = float(per_second)
+        self._at = clock()
+
+    @property
+    def left(self) -> int:
+        """What may be used now."""
+        now = self._clock()
+        self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        return max(0, int(self._left))
+
+    def use(self, count: int) -> None:
+        """Notes what was used."""
+        self._left -= count
+
+
+class KvTrails:
+    """Stores the KV of this worker's calls, and brings it to its engine.
+
+    Args:
+        engine: of this worker.
+        offered: whether it gives KV away in pieces.
+        store: where they go; None stores nothing.
+        allowance: how much may go there.
+        log: where a failure that nobody expected is told.
+    """
+
+    def __init__(
+        self, engine: Engine, offered: Callable[[], bool], store: KvStore | None, allowance: Allowance, log: Log
+    ) -> None:
+        self._engine = engine
+        self._offered = offered
+        self._store = store
+        self._allowance = allowance
+        self._log = log
+        self._trails: OrderedDict[str, _Trail] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+    def extend(self, key: str, made: int) -> None:
+        """Stores what is new of a call's KV, in the background, if that is worth its price and there is room.
+
+        Args:
+            key: of the call.
+            made: tokens it has made.
+        """
+        if self._store is None or not self._offered():
+            return
+        trail = self._trails.setdefault(key, _Trail())
+        self._trails.move_to_end(key)
+        if trail.extending is not None or trail.size >= _CALL_BYTES:
+            return
+        if trail.end is not None and made - trail.made < max(1, trail.end.tokens // _GROWTH):
+            return
+        trail.extending = self._start(self._extend(key, trail, made, self._store), f"store kv of {key}")
+        while len(self._trails) > _REMEMBERED:
+            self._trails.popitem(last=False)
+
+    def complete(self, key: str, made: int) -> None:
+        """Stores the rest of a call that is paused, if a part is stored: one that ran so shortly is cheaply made."""
+        trail = self._trails.get(key)
+        if trail is not None and trail.end is not None:
+            self.extend(key, made)
+
+    async def bring(self, key: str, *, own: bool) -> bool:
+        """Has the engine hold what is stored of a call; whether it does.
+
+        Args:
+            key: of the call.
+            own: whether what is made from there on belongs to the same call.
+        """
+        pieces = [] if self._store is None else await self._store.read(key)
+        if not pieces or not await self._engine.give_kv(key, pieces):
+            return False
+        if own:
+            self._trails[key] = _Trail(pieces[-1].end, sum(len(piece.data) for piece in pieces))
+        return True
+
+    def forget(self, key: str, *, of_another: bool) -> None:
+        """The call has ended: what is stored of it is removed, in the background.
+
+        Args:
+            key: of the call.
+            of_another: whether another worker may have stored some.
+        """
+        trail = self._trails.pop(key, None)
+        if self._store is not None and (of_another or trail is not None):
+            self._start(self._remove(key, trail, self._store), f"remove kv of {key}")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ends what is being done, after at most that many seconds."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=1)
+
+    async def _extend(self, key: str, trail: _Trail, made: int, store: KvStore) -> None:
+        try:
+            async with self._slots:
+                room = min(_PIECE_BYTES, self._allowance.left, _CALL_BYTES - trail.size)
+                piece = await self._engine.take_kv(key, trail.end, room) if room > 0 else None
+                if piece is None:
+                    return
+                self._allowance.use(len(piece.data))
+                if await store.append(key, piece):
+                    if len(piece.data) < room:  # else there is more, for the next time
+                        trail.made = made
+                    trail.end = piece.end
+                    trail.size += len(piece.data)
+        finally:
+            trail.extending = None
+
+    async def _remove(self, key: str, trail: _Trail | None, store: KvStore) -> None:
+        if trail is not None and trail.extending is not None:
+            await asyncio.wait([trail.extending])
+        await store.remove(key)
+
+    def _start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("KV could not be stored", task=task.get_name(), exc_info=error)

@@ -1,0 +1,81 @@
+"""KV of calls on a real bus: whole pieces in order, whoever writes, and room that is given back."""
+
+import asyncio
+import os
+
+import pytest
+import structlog
+from nats.aio.client import Client
+from support.nats_server import NatsServer
+
+from aios_kit.streams import ensure_stream
+from aios_llm.adapters.jetstream_kv import JetStreamKv, pieces_stream
+from aios_llm.ports import KvMark, KvPiece
+from aios_proto import subjects
+
+MIB = 1 << 20
+
+
+async def store_of(nc: Client) -> JetStreamKv:
+    await ensure_stream(nc.jetstream(), pieces_stream())
+    return JetStreamKv(nc, nc.jetstream(), timeout_s=20, log=structlog.get_logger())
+
+
+async def test_pieces_come_back_whole_and_in_order_for_each_call(server: NatsServer) -> None:
+    nc = await server.connect()
+    store = await store_of(nc)
+    sizes = [100, 3 * MIB, 1, MIB // 2, MIB // 2 + 1, *([70_000] * 100), 4 * MIB]
+    pieces = [KvPiece(os.urandom(size), KvMark(end, f"digest {end}")) for end, size in enumerate(sizes, 1)]
+    for piece in pieces:
+        assert await store.append("acme.alice.1", piece)
+    assert await store.append("acme.alice.12", pieces[0])
+    found = await asyncio.gather(*(store.read("acme.alice.1") for _ in range(6)))
+    assert all(read == pieces for read in found)
+    assert await store.read("acme.alice.12") == pieces[:1]
+    assert await store.read("acme.alice.2") == []
+    await store.remove("acme.alice.1")
+    assert await store.read("acme.alice.1") == []
+    assert await store.read("acme.alice.12") == pieces[:1]
+    await nc.close()
+
+
+async def test_pieces_of_two_workers_do_not_mix_and_half_a_piece_is_none(server: NatsServer) -> None:
+    nc = await server.connect()
+    store = await store_of(nc)
+    pieces = [KvPiece(os.urandom(2 * MIB), KvMark(end, "d")) for end in range(6)]
+    await asyncio.gather(*(store.append("acme.alice.1", piece) for piece in pieces))
+    lost = {"Aios-Kv-Piece": "lost", "Aios-Kv-Part": "1/2", "Aios-Kv-End": "9", "Aios-Kv-Digest": "d"}
+    await nc.jetstream().publish(subjects.kv_pieces("acme.alice.1"), b"x", headers=lost)
+    await nc.jetstream().publish(subjects.kv_pieces("acme.alice.1"), b"x", headers=lost | {"Aios-Kv-Part": "3/3"})
+    found = await store.read("acme.alice.1")
+    assert sorted(piece.end.tokens for piece in found) == list(range(6))
+    assert all(piece in pieces for piece in found)
+    await nc.close()
+
+
+async def test_a_full_store_refuses_until_a_call_has_ended(server: NatsServer) -> None:
+    nc = await server.connect()
+    store = await store_of(nc)
+    limit = pieces_stream().max_bytes
+    assert limit is not None
+    piece = KvPiece(bytes(4 * MIB), KvMark(1, "d"))
+    kept = 0
+    while await store.append("acme.alice.1", piece):
+        kept += 1
+        assert kept * 4 * MIB <= limit
+    assert not await store.append("acme.alice.2", piece)
+    assert len(await store.read("acme.alice.1")) == kept
+    await store.remove("acme.alice.1")
+    assert await store.append("acme.alice.2", piece)
+    await nc.close()
+
+
+@pytest.mark.parametrize("headers", [None, {"Aios-Kv-Piece": "x", "Aios-Kv-Part": "one/two"}])
+async def test_messages_that_are_none_of_ours_make_kv_unusable_and_nothing_worse(
+    server: NatsServer, headers: dict[str, str] | None
+) -> None:
+    nc = await server.connect()
+    store = await store_of(nc)
+    await nc.jetstream().publish(subjects.kv_pieces("acme.alice.1"), b"x", headers=headers)
+    assert await store.read("acme.alice.1") == []
+    await nc.close()
