@@ -25,7 +25,7 @@ import uvloop
 from bench_bus import BARE_IN, BARE_OUT, BenchBus, running_access, running_bare_hop, running_bench_bus
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from report import Bar, Report, quantile
+from report import Bar, Report, quantile, read_options
 
 from aios_proto import headers as wire
 from aios_proto import subjects
@@ -292,12 +292,11 @@ async def measure_changes(bus: BenchBus, agents: int, changes: int) -> tuple[flo
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--calls", type=int, default=20_000, help="calls in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--agents", type=int, default=1000)
     parser.add_argument("--changes", type=int, default=100)
-    options = parser.parse_args()
+    options = read_options(parser)
     os.environ.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
     with running_bench_bus() as bus:
         cpu = uvloop.run(measure_cpu(bus, options.calls, options.rounds, options.agents))
@@ -317,7 +316,7 @@ def main() -> int:
         Bar("policy change takes effect, p99", quantile(policy, 0.99), EFFECT_LIMIT_MS, "ms"),
     ]
     report.figures = {"cpu_us": cpu, "crowd_s": crowd, "revocation_ms": revoked, "policy_ms": policy}
-    return report.finish(check=options.check)
+    return report.finish(options)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 from nats.aio.client import Client
-from report import Bar, Report
+from report import Bar, Report, read_options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -152,7 +152,7 @@ async def run(options: argparse.Namespace) -> int:
         "whole_log_changes": options.whole,
         "whole_log_found": found_whole,
     }
-    return report.finish(check=options.check)
+    return report.finish(options)
 
 
 def main() -> None:
@@ -161,8 +161,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=1000)
     parser.add_argument("--whole", type=int, default=5, help="changes also looked for by reading the whole log")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--check", action="store_true", help="exit 1 on a missed bar")
-    sys.exit(asyncio.run(run(parser.parse_args())))
+    sys.exit(asyncio.run(run(read_options(parser))))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ import uvloop
 from conversation import fill, timed, turn
 from fork_figures import measure_forks, show_forks
 from larger_model import larger_model
-from report import Bar, Report, quantile
+from report import Bar, Report, quantile, read_options
 from road import Road, running_road
 from window_figures import POLICIES, measure_windows, show_windows
 
@@ -157,7 +157,6 @@ async def measure_store(url: str, rounds: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--parts", default="control,store,windows,forks", help="which parts to run")
     parser.add_argument("--tokens", type=int, default=32_768, help="of the conversation")
     parser.add_argument("--window", type=int, default=8192, help="of the real model, in tokens")
@@ -165,7 +164,7 @@ def main() -> int:
     parser.add_argument("--policies", default=",".join(POLICIES), help="of the windows")
     parser.add_argument("--larger-model", action="store_true", help="Qwen2.5-Coder of 0.5 B parameters")
     parser.add_argument("--contexts", type=int, default=50, help="random ones to compare")
-    options = parser.parse_args()
+    options = read_options(parser)
     parts = options.parts.split(",")
     report = Report("context", "Keeping conversations", ("measure", "p50", "p99"))
     if "control" in parts:
@@ -205,7 +204,7 @@ def main() -> int:
         with running_road(env=env | {"AIOS_ENGINE_N_CTX": "2048", "AIOS_ENGINE_MAX_SEQUENCES": "6"}) as road:
             forks = report.figures["forks"] = uvloop.run(measure_forks(road))
         show_forks(report, forks)
-    return report.finish(check=options.check)
+    return report.finish(options)
 
 
 if __name__ == "__main__":

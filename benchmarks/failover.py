@@ -2,12 +2,16 @@
 
     make bench-failover            # table and results/failover.json
     make bench-failover CHECK=1    # exit status 1 if a bar is missed
+    failover.py --at 0.5 0.9 --kill engine --out /tmp/engine.json
 
 A whole system with two workers, each with an engine of its own, or both with the same. Many greedy calls stream at the
-same time; when all have begun, one worker or one engine gets SIGKILL. Every call must complete with the text it has
-when nothing happens, and its stream must have no gap and no repeat. The time to go on
-is counted from the kill until the caller has the next new character. A worker's death counts as noticed when
-`llm.models` offers one worker less, asked again and again; an engine's at once, because its worker's connection breaks.
+same time; when each has the same share of its text, one worker or one engine gets SIGKILL. Every call must complete
+with the text it has when nothing happens, and its stream must have no gap and no repeat. What the text is when nothing
+happens comes from a system of its own, so that no engine has seen an answer before.
+
+The time to go on is counted from the kill until the caller has the next new character, of every call that had not
+ended by then. A worker's death counts as noticed when `llm.models` offers one worker less, asked again and again; an
+engine's at once, because its worker's connection breaks.
 """
 
 import argparse
@@ -18,37 +22,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from report import Bar, Report, quantile
+from report import Bar, Report, quantile, read_options
+from resume_levels import LEVELS, Resumed, resumed_calls
 from road import Road, running_road
 from running_engine import RunningEngine, free_port, running_engine, wait_until_answers
+from streams import Stream, follow
 
 from aios import Agent
 from aios_stack.data_folder import DataFolder
 
+KINDS = ("worker, same engine", "worker", "engine")
 SECOND = "llm-second"
-PROMPT = "Write about the number {}:"
 NOTICED_LIMIT_S = 1.0
 GO_ON_LIMIT_S = 2.0
 """After it is noticed."""
+AT_WORK_LIMIT = 0.8
+"""Share of the streams that must not have ended when the kill comes; with fewer its figures say little."""
+CUT_LIMIT = 0.2
+"""Share of the streams that the kill must have stopped."""
 ASK_AGAIN_S = 0.01
-CALL_DEADLINE_S = 550
-
-
-@dataclass
-class Stream:
-    """One call as its caller sees it."""
-
-    number: int
-    text: str = ""
-    reply: str = ""
-    worker: str = ""
-    pieces: list[float] = field(default_factory=list)
-    error: str | None = None
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
+NOTICED_DEADLINE_S = 60.0
+PROMPT_ROOM = 64
+"""Tokens of context beside the answer."""
 
 
 @contextlib.contextmanager
@@ -81,135 +80,183 @@ def _seed(folder: DataFolder, role: str) -> Path:
     return folder.secrets / f"{role}.nk"
 
 
-async def follow(agent: Agent, stream: Stream, tokens: int, written: int) -> None:
-    """One call from its first to its last piece; it has begun when so many characters of it are there."""
-    try:
-        # A program of its own: the calls of one would all go to the worker that has its KV.
-        with agent.run("stream", program=f"stream-{stream.number}-{time.time_ns()}"):
-            call = agent.llm.complete(PROMPT.format(stream.number), max_tokens=tokens, deadline_s=CALL_DEADLINE_S)
-            async for piece in call:
-                stream.text += piece
-                stream.pieces.append(time.time())
-                if len(stream.text) >= written:
-                    stream.begun.set()
-            reply = await call
-        stream.reply, stream.worker = reply.text, reply.worker or ""
-    except Exception as error:
-        stream.error = f"{type(error).__name__}: {error}"
-    finally:
-        stream.begun.set()
+@contextlib.contextmanager
+def two_workers(kind: str, options: argparse.Namespace) -> Iterator[tuple[Road, "subprocess.Popen[bytes]"]]:
+    """A system whose calls go half to each worker, and the process to be killed in it."""
+    each = {"n_ctx": str(max(256, options.tokens + PROMPT_ROOM)), "max_sequences": str(options.streams)}
+
+    @contextlib.contextmanager
+    def workers(first: RunningEngine, second: RunningEngine) -> Iterator[tuple[Road, "subprocess.Popen[bytes]"]]:
+        with (
+            running_road("--engine-url", first.url, env={"AIOS_LLM_IN_FLIGHT": str(options.streams)}) as road,
+            second_worker(road, second.url, options.streams) as worker,
+        ):
+            yield road, second.process if kind == "engine" else worker
+
+    with running_engine(**each) as first:
+        if kind == "worker, same engine":
+            with workers(first, first) as pair:
+                yield pair
+        else:
+            with running_engine(**each) as second, workers(first, second) as pair:
+                yield pair
+
+
+async def undisturbed(road: Road, options: argparse.Namespace) -> list[Stream]:
+    """The streams as they are when nothing happens."""
+    async with Agent(token=road.token, url=road.url) as agent:
+        streams = [Stream(number) for number in range(options.streams)]
+        await asyncio.gather(*(follow(agent, stream, options.tokens) for stream in streams))
+    failed = [f"stream {stream.number}: {stream.error}" for stream in streams if stream.error]
+    if failed:
+        raise RuntimeError("although nothing was killed, " + "; ".join(failed))
+    return streams
 
 
 async def noticed(agent: Agent, killed: float) -> float:
     """Seconds from the kill until the scheduler counts one worker less."""
-    while True:
-        models = await agent.llm.models(deadline_s=10)
-        if sum(model.workers for model in models) <= 1:
-            return time.time() - killed
-        await asyncio.sleep(ASK_AGAIN_S)  # there is no event for it that an agent may hear
+    async with asyncio.timeout(NOTICED_DEADLINE_S):
+        while True:
+            models = await agent.llm.models(deadline_s=10)
+            if sum(model.workers for model in models) <= 1:
+                return time.time() - killed
+            await asyncio.sleep(ASK_AGAIN_S)  # there is no event for it that an agent may hear
 
 
-async def scenario(
-    road: Road, args: argparse.Namespace, victim: "subprocess.Popen[bytes]", *, worker: bool
-) -> dict[str, float]:
-    """Runs the streams, kills the victim in their middle, and compares."""
+async def disturbed(
+    road: Road,
+    victim: "subprocess.Popen[bytes]",
+    wholes: Sequence[Stream],
+    share: float,
+    options: argparse.Namespace,
+    *,
+    worker: bool,
+) -> dict[str, Any]:
+    """Runs the streams, kills the victim when each has that share of its text, and compares."""
+    streams = [Stream(whole.number, enough=max(1, round(share * len(whole.reply)))) for whole in wholes]
     async with Agent(token=road.token, url=road.url) as agent:
-        alone = [Stream(number) for number in range(args.streams)]
-        await asyncio.gather(*(follow(agent, stream, args.tokens, args.written) for stream in alone))
-        streams = [Stream(number) for number in range(args.streams)]
-        running = [asyncio.create_task(follow(agent, stream, args.tokens, args.written)) for stream in streams]
+        running = [asyncio.create_task(follow(agent, stream, options.tokens)) for stream in streams]
         await asyncio.gather(*(stream.begun.wait() for stream in streams))
         killed = time.time()
         victim.send_signal(signal.SIGKILL)
         noticed_s = await noticed(agent, killed) if worker else 0.0
         await asyncio.gather(*running)
-    waits = [next((at for at in stream.pieces if at >= killed), killed) - killed for stream in streams]
-    still = sum(bool(stream.pieces) and stream.pieces[-1] >= killed for stream in streams)
-    for stream, whole in zip(streams, alone, strict=True):
+    for stream, whole in zip(streams, wholes, strict=True):
         if stream.error or stream.reply != whole.reply or stream.text != whole.reply:
             print(f"stream {stream.number}: {stream.error or 'its text differs'}")
+    resumed = resumed_calls(
+        road.folder, {stream.call_id: stream.worker for stream in streams if stream.worker not in ("", SECOND)}
+    )
+    return judge(streams, wholes, killed, noticed_s, resumed)
+
+
+def judge(
+    streams: Sequence[Stream],
+    wholes: Sequence[Stream],
+    killed: float,
+    noticed_s: float,
+    resumed: dict[str, Resumed],
+) -> dict[str, Any]:
+    """The figures of one kill, at that Unix time."""
+    pairs = list(zip(streams, wholes, strict=True))
+    at_work = [(stream, whole) for stream, whole in pairs if stream.ended >= killed]
+    waits = [stream.next_after(killed) - killed for stream, _ in at_work]
+    cut_waits = [stream.next_after(killed) - killed for stream, _ in at_work if stream.call_id in resumed]
+    made = [whole.tokens * stream.length_at(killed) / max(1, len(whole.reply)) for stream, whole in at_work]
+    begun = [found.tokens for found in resumed.values()]
     return {
         "completed": sum(stream.error is None for stream in streams),
-        "identical": sum(s.reply == w.reply and s.error is None for s, w in zip(streams, alone, strict=True)),
-        "streams_without_gap": sum(s.text == s.reply and s.error is None for s in streams),
-        "streaming_when_killed": still,
-        "on_second_worker_before": sum(stream.worker == SECOND for stream in alone),
-        "on_second_worker_after": sum(stream.worker == SECOND for stream in streams),
+        "identical": sum(stream.reply == whole.reply and stream.error is None for stream, whole in pairs),
+        "streams_without_gap": sum(stream.text == stream.reply and stream.error is None for stream in streams),
+        "at_work_when_killed": len(at_work),
+        "tokens_when_killed_mean": sum(made) / max(1, len(made)),
+        "tokens_when_killed_min": min(made, default=0.0),
+        "tokens_of_an_answer_mean": sum(whole.tokens for whole in wholes) / len(wholes),
+        "cut": len(resumed),
+        **{level: sum(found.level == level for found in resumed.values()) for level in LEVELS},
+        "tokens_kept_mean": sum(begun) / max(1, len(begun)),
         "noticed_s": noticed_s,
-        "go_on_p50_s": quantile(waits, 0.5),
-        "go_on_p99_s": quantile(waits, 0.99),
+        "go_on_p50_s": quantile(waits, 0.5) if waits else 0.0,
+        "go_on_p99_s": quantile(waits, 0.99) if waits else 0.0,
+        "cut_go_on_p50_s": quantile(cut_waits, 0.5) if cut_waits else 0.0,
+        "go_on_p99_after_noticed_s": quantile(waits, 0.99) - noticed_s if waits else 0.0,
     }
 
 
-def run(kind: str, args: argparse.Namespace) -> dict[str, float]:
-    half = (args.streams + 1) // 2
-    each = {"n_ctx": "256", "max_sequences": str(args.streams)}
+def add(report: Report, kind: str, share: float, found: dict[str, Any], streams: int) -> None:
+    """Adds one kill's row, figures and bars."""
+    name = f"{kind}, at {share:g}"
+    report.figures[name] = {**found, "load": os.getloadavg()[0]}
+    report.rows.append(
+        (
+            kind,
+            f"{share:g}: {found['tokens_when_killed_mean']:.0f} of {found['tokens_of_an_answer_mean']:.0f}",
+            f"{found['completed']} {found['identical']} {found['streams_without_gap']}",
+            f"{found['at_work_when_killed']}",
+            "\n".join(f"{found[level]} {level}" for level in LEVELS if found[level]) or "0",
+            f"{found['noticed_s']:.2f} s",
+            f"{found['go_on_p50_s']:.2f} s",
+            f"{found['cut_go_on_p50_s']:.2f} s" if found["cut"] else "",
+            f"{found['go_on_p99_s']:.2f} s",
+            f"{found['go_on_p99_after_noticed_s']:.2f} s",
+        )
+    )
+    for figure in ("completed", "identical", "streams_without_gap"):
+        report.bars.append(Bar(f"{name}: {figure}", found[figure], streams, "calls", at_most=False))
+    at_work, cut = found["at_work_when_killed"], found["cut"]
+    report.bars += [
+        Bar(f"{name}: at work when killed", at_work, AT_WORK_LIMIT * streams, "calls", at_most=False),
+        Bar(f"{name}: cut", cut, CUT_LIMIT * streams, "calls", at_most=False),
+        Bar(f"{name}: noticed after", found["noticed_s"], NOTICED_LIMIT_S, "s"),
+        Bar(f"{name}: goes on after that, p99", found["go_on_p99_after_noticed_s"], GO_ON_LIMIT_S, "s"),
+    ]
 
-    def played(first: RunningEngine, second: RunningEngine) -> dict[str, float]:
-        with (
-            running_road("--engine-url", first.url, env={"AIOS_LLM_IN_FLIGHT": str(args.streams)}) as road,
-            second_worker(road, second.url, half) as worker,
-        ):
-            return asyncio.run(
-                scenario(road, args, second.process if kind == "engine" else worker, worker=kind != "engine")
-            )
 
-    with running_engine(**each) as first:
-        if kind == "worker, same engine":
-            return played(first, first)
-        with running_engine(**each) as second:
-            return played(first, second)
-
-
-def main(args: argparse.Namespace) -> int:
+def main(options: argparse.Namespace) -> int:
     report = Report(
         "failover",
-        f"SIGKILL in the middle of {args.streams} streams",
+        f"SIGKILL in the middle of {options.streams} streams",
         (
             "killed",
-            "completed",
-            "identical",
-            "no gap or repeat",
-            "at work",
-            "2nd's before",
-            "after",
+            "at: tokens",
+            "complete\nidentical\nno gap",
+            "at\nwork",
+            "cut",
             "noticed",
-            "goes on p50",
-            "p99",
+            "goes on\np50",
+            "\nof the cut",
+            "\np99",
+            "p99 after\nnoticed",
         ),
     )
-    for kind in args.kill:
-        found = run(kind, args)
-        report.figures[kind] = found
-        report.rows.append(
-            (
-                kind,
-                f"{found['completed']:.0f} of {args.streams}",
-                f"{found['identical']:.0f}",
-                f"{found['streams_without_gap']:.0f}",
-                f"{found['streaming_when_killed']:.0f}",
-                f"{found['on_second_worker_before']:.0f}",
-                f"{found['on_second_worker_after']:.0f}",
-                f"{found['noticed_s']:.2f} s",
-                f"{found['go_on_p50_s']:.2f} s",
-                f"{found['go_on_p99_s']:.2f} s",
-            )
-        )
-        for name in ("completed", "identical", "streams_without_gap"):
-            report.bars.append(Bar(f"{kind}: {name}", found[name], args.streams, "calls", at_most=False))
-        after_s = found["go_on_p99_s"] - found["noticed_s"]
-        report.bars.append(Bar(f"{kind}: noticed after", found["noticed_s"], NOTICED_LIMIT_S, "s"))
-        report.bars.append(Bar(f"{kind}: goes on after that, p99", after_s, GO_ON_LIMIT_S, "s"))
-    return report.finish(check=args.check)
+    with two_workers("engine", options) as (road, _):
+        wholes = asyncio.run(undisturbed(road, options))
+    for kind in options.kill or KINDS:
+        for share in options.at:
+            with two_workers(kind, options) as (road, victim):
+                found = asyncio.run(disturbed(road, victim, wholes, share, options, worker=kind != "engine"))
+            add(report, kind, share, found, options.streams)
+    return report.finish(options)
+
+
+def a_share(text: str) -> float:
+    """A share of a stream, of which something is left."""
+    share = float(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError("a share is at least 0 and less than 1")
+    return share
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=50)
-    parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--written", type=int, default=1, help="characters each stream has when the kill comes")
-    parser.add_argument("--kill", action="append", choices=["worker, same engine", "worker", "engine"])
-    chosen = parser.parse_args()
-    chosen.kill = chosen.kill or ["worker, same engine", "worker", "engine"]
-    sys.exit(main(chosen))
+    parser.add_argument("--tokens", type=int, default=96, help="longest answer")
+    parser.add_argument(
+        "--at",
+        type=a_share,
+        nargs="+",
+        default=[0.02, 0.5],
+        help="shares of its text each stream has at the kill; far above 0.5 the faster engine has done all of its own",
+    )
+    parser.add_argument("--kill", action="append", choices=KINDS, help="by default each of them in turn")
+    sys.exit(main(read_options(parser)))

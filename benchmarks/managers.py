@@ -16,7 +16,7 @@ import uvloop
 from memory_figures import QUERIES, measure_eviction, measure_kills, measure_recall, measure_road, measure_search
 from part import Part
 from real_texts import docstrings
-from report import Report
+from report import Report, read_options
 from road import Road, running_road
 from storage_figures import killed, latencies, storage_bars
 
@@ -78,7 +78,6 @@ def _embedder(road: Road) -> str:
 def main() -> int:
     """Runs the parts and reports."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=list(_PARTS))
     parser.add_argument("--calls", type=int, default=1000, help="gets and adds on the whole road")
@@ -88,7 +87,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, help="rounds with kills; 0 leaves them out")
     parser.add_argument("--operations", type=int, default=1000, help="operations in each of these rounds")
     parser.add_argument("--files", type=int, default=10_000, help="file operations beside all rounds with kills")
-    options = parser.parse_args()
+    options = read_options(parser)
     if options.quick:
         options.calls, options.vectors, options.texts, options.uses = 100, 5000, 1000, 20_000
         options.operations, options.files = min(options.operations, 300), min(options.files, 300)
@@ -101,8 +100,10 @@ def main() -> int:
         report.rows += part.rows
         report.bars += part.bars
         report.figures[part.name] = part.figures
-    report.figures["sizes"] = {name: value for name, value in vars(options).items() if name != "check"}
-    return report.finish(check=options.check)
+    report.figures["sizes"] = {
+        name: value for name, value in vars(options).items() if name not in ("check", "out", "recorded")
+    }
+    return report.finish(options)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 import orjson
 import uvloop
-from report import Bar, Report, quantile
+from report import Bar, Report, quantile, read_options
 from road import Road, running_instant_tgi, running_road
 
 from aios import Agent, AiosError
@@ -119,8 +119,7 @@ def throughput() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
-    check = parser.parse_args().check
+    options = read_options(parser)
     times, rates = latency(), throughput()
     report = Report(
         "overhead", "What the road adds to a model call", ("measure", "p50", "p99", "added p50", "added p99")
@@ -146,7 +145,7 @@ def main() -> int:
     )
     report.bars.append(Bar("errors", rates["volatile"]["errors"] + rates["durable"]["errors"], 0, "calls"))
     report.figures = {"latency": times, "throughput": rates, "prompt_bytes": len(PROMPT)}
-    return report.finish(check=check)
+    return report.finish(options)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """How a benchmark reports: a table on the terminal, a JSON file beside it, and a verdict on its bars."""
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -49,8 +50,12 @@ class Report:
     bars: list[Bar] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
 
-    def finish(self, *, check: bool) -> int:
-        """Prints, writes `results/<name>.json`, and returns the exit status: 1 with `check` and a missed bar."""
+    def finish(self, options: argparse.Namespace) -> int:
+        """Prints, writes the figures, and returns the exit status: 1 with `check` and a missed bar.
+
+        Args:
+            options: from `read_options`.
+        """
         table = Table(*self.columns, title=self.title)
         for row in self.rows:
             table.add_row(*row)
@@ -58,8 +63,17 @@ class Report:
         console.print(table)
         for bar in self.bars:
             console.print(str(bar), style="green" if bar.met else "red", highlight=False)
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{self.name}.json"
+        path = options.out or (RESULTS / f"{self.name}.json" if options.recorded else None)
+        if path is not None:
+            self._write(path)
+        missed = [bar for bar in self.bars if not bar.met]
+        if options.check and missed:
+            print("missed: " + "; ".join(bar.name for bar in missed), file=sys.stderr)
+            return 1
+        return 0
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             json.dumps(
                 {
@@ -74,11 +88,27 @@ class Report:
             )
             + "\n"
         )
-        missed = [bar for bar in self.bars if not bar.met]
-        if check and missed:
-            print("missed: " + "; ".join(bar.name for bar in missed), file=sys.stderr)
-            return 1
-        return 0
+
+
+def read_options(parser: argparse.ArgumentParser, *, naming: Collection[str] = ()) -> argparse.Namespace:
+    """The command line's options, with those that every benchmark has.
+
+    Besides the parser's own there are `check`, `out`, and `recorded`: whether `results/` takes the figures. It does
+    when no other option was given a value of its own: a smaller run must not replace the record of the whole.
+
+    Args:
+        parser: with the benchmark's own options.
+        naming: options whose value is part of the report's name, so that each has a record of its own.
+    """
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
+    parser.add_argument(
+        "--out", type=Path, help="JSON file for the figures; by default results/, where no option changes what is run"
+    )
+    options = parser.parse_args()
+    usual = vars(parser.parse_args([]))
+    kept = {"check", "out", *naming}
+    options.recorded = all(value == usual[name] for name, value in vars(options).items() if name not in kept)
+    return options
 
 
 def machine() -> Mapping[str, Any]:

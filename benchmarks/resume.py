@@ -31,7 +31,7 @@ from typing import Any
 
 import aiohttp
 import orjson
-from report import Bar, Report
+from report import Bar, Report, read_options
 from running_engine import running_engine
 
 from aios_llm.adapters.sse import EventSplitter
@@ -372,15 +372,14 @@ async def main(args: argparse.Namespace) -> int:
         for level, score in levels.items():
             for line in score.wrong:
                 print(f"{kind} {level}: {line}")
-    return report.finish(check=args.check)
+    return report.finish(args)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--cuts", type=int, default=1, help="random cuts of each answer, by kind of sampling")
     parser.add_argument("--tokens", type=int, default=40, help="longest answer")
     parser.add_argument("--timed", type=int, default=10, help="contexts on which time is measured")
     parser.add_argument("--passages", type=int, default=16, help="times the passage is in those contexts")
-    sys.exit(asyncio.run(main(parser.parse_args())))
+    sys.exit(asyncio.run(main(read_options(parser))))

@@ -18,7 +18,7 @@ import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from report import Bar, Report
+from report import Bar, Report, read_options
 from simulation.cost import QUEUED, measure_cost
 from simulation.due import LOADS as DUE_LOADS
 from simulation.due import measure_due
@@ -206,10 +206,9 @@ def cost_bars(report: Report) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--workloads", default=",".join((*GRID, *OTHERS)), help="comma separated")
-    arguments = parser.parse_args()
+    arguments = read_options(parser)
     chosen = tuple(arguments.workloads.split(","))
     if unknown := set(chosen) - {*GRID, *OTHERS}:
         parser.error(f"there is no workload {', '.join(sorted(unknown))}")
@@ -223,13 +222,7 @@ def main() -> int:
         "best baseline /",
         "/ oracle",
     )
-    whole = set(chosen) == {*GRID, *OTHERS} and arguments.seeds == SEEDS
-    # A part must not replace the record of the whole.
-    report = Report(
-        "scheduling" if whole else "scheduling-part",
-        "Program completion: baselines over aios, aios over the oracle",
-        columns,
-    )
+    report = Report("scheduling", "Program completion: baselines over aios, aios over the oracle", columns)
     report.figures["hardware"] = "2 x H100, 8B BF16, emulated"
     report.figures["seeds"] = arguments.seeds
     if grid:
@@ -243,7 +236,7 @@ def main() -> int:
         found = summarise(measure_all(cells))
         grid_bars(report, found, grid)
         report.figures["grid"] = as_json(found)
-        for workload in grid if whole else ():
+        for workload in grid if arguments.recorded else ():
             plot_completion(found, workload, WORKLOADS[workload].title, LOADS, list(STRATEGIES))
     if "long" in chosen:
         long_bars(report, arguments.seeds)
@@ -256,7 +249,7 @@ def main() -> int:
     if "real" in chosen:
         measure_real_clock(report)
     report.figures["wall_s"] = round(time.monotonic() - begun)
-    return report.finish(check=arguments.check)
+    return report.finish(arguments)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import uvloop
-from report import Bar, Report, quantile
+from report import Bar, Report, quantile, read_options
 from road import Road, running_road
 
 from aios import Agent, AiosError
@@ -236,13 +236,12 @@ def storage_bars(found: dict[str, dict[str, float]]) -> list[Bar]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--samples", type=int, default=100, help="calls of each kind")
     parser.add_argument("--stream-mib", type=int, default=128, help="size of the streamed file")
     parser.add_argument("--rounds", type=int, default=4, help="processes killed")
     parser.add_argument("--calls", type=int, default=1000, help="mixed operations while they are killed")
     parser.add_argument("--objects", type=int, default=1000, help="files whose keys are changed")
-    chosen = parser.parse_args()
+    chosen = read_options(parser)
     with running_road("--engine-kind", "instant") as road:
         times = uvloop.run(latencies(road, chosen.samples))
         stream = uvloop.run(streamed(road, chosen.stream_mib))
@@ -265,7 +264,7 @@ def main() -> int:
         Bar("done twice", survival["doubled"], 0, "versions"),
     ]
     report.figures = {"latency": times, "stream": stream, "rotation": rotation, "survival": survival}
-    return report.finish(check=chosen.check)
+    return report.finish(chosen)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from jsonschema import Draft202012Validator
 from larger_model import larger_model
-from report import Bar, Report
+from report import Bar, Report, read_options
 from road import Road, running_road
 from support.tool_tasks import TASKS, Task, World, declare
 
@@ -76,8 +76,7 @@ def main() -> int:
     parser.add_argument("--model", help="path, hub name, or `larger`; by default the engine's own")
     parser.add_argument("--tasks", type=int, default=len(TASKS), help="how many of the ten")
     parser.add_argument("--at-least", type=int, default=0, help="tasks that must be solved")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
-    options = parser.parse_args()
+    options = read_options(parser, naming=["model"])
     model = str(larger_model()) if options.model == "larger" else options.model
     with running_road(*(("--model", model) if model else ())) as road:
         found = asyncio.run(attempt_all(road, TASKS[: options.tasks]))
@@ -91,7 +90,7 @@ def main() -> int:
         Bar("tasks solved", sum(task["solved"] for task in found), options.at_least, "tasks", at_most=False),
     ]
     report.figures = {"model": label, "tasks": found}
-    return report.finish(check=options.check)
+    return report.finish(options)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvloop
-from report import Bar, Report, quantile
+from report import Bar, Report, quantile, read_options
 from road import Road, running_road
 
 from aios import Agent, AiosError, ToolContext
@@ -156,11 +156,10 @@ async def _timed_calculator(agent: Agent) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     parser.add_argument("--calls", type=int, default=2000, help="calls, one at a time, of each kind")
     parser.add_argument("--mixed", type=int, default=MIXED_CALLS, help="calls at once")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = read_options(parser)
     if options.serve:
         uvloop.run(serve(os.environ["AIOS_TOKEN"], os.environ["AIOS_URL"]))
         return 0
@@ -193,7 +192,7 @@ def main() -> int:
         },
         "mixed": {"calls": options.mixed, **mixed},
     }
-    return report.finish(check=options.check)
+    return report.finish(options)
 
 
 if __name__ == "__main__":
