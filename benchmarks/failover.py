@@ -7,7 +7,8 @@
 A whole system with two workers, each with an engine of its own, or both with the same. Many greedy calls stream at the
 same time; when each has the same share of its text, one worker or one engine gets SIGKILL. Every call must complete
 with the text it has when nothing happens, and its stream must have no gap and no repeat. What the text is when nothing
-happens comes from a system of its own, so that no engine has seen an answer before.
+happens comes from a system of its own, so that no engine has seen an answer before. That is run in turns with storing
+KV and without, which shows what storing costs.
 
 The time to go on is counted from the kill until the caller has the next new character, of every call that had not
 ended by then. A worker's death counts as noticed when `llm.models` offers one worker less, asked again and again; an
@@ -22,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ AT_WORK_LIMIT = 0.8
 """Share of the streams that must not have ended when the kill comes; with fewer its figures say little."""
 CUT_LIMIT = 0.2
 """Share of the streams that the kill must have stopped."""
+RATE_LIMIT = 0.9
+TURNS = 2
 ASK_AGAIN_S = 0.01
 NOTICED_DEADLINE_S = 60.0
 PROMPT_ROOM = 64
@@ -51,7 +54,7 @@ PROMPT_ROOM = 64
 
 
 @contextlib.contextmanager
-def second_worker(road: Road, engine_url: str, in_flight: int) -> Iterator["subprocess.Popen[bytes]"]:
+def second_worker(road: Road, engine_url: str, settings: Mapping[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker that nobody starts again."""
     folder = DataFolder.find(road.folder)
     port = free_port()
@@ -62,9 +65,9 @@ def second_worker(road: Road, engine_url: str, in_flight: int) -> Iterator["subp
         "AIOS_INSTANCE": SECOND,
         "AIOS_WORKER": SECOND,
         "AIOS_ENGINE_URL": engine_url,
-        "AIOS_LLM_IN_FLIGHT": str(in_flight),
         "AIOS_HTTP_PORT": str(port),
         "AIOS_LOG_LEVEL": "error",
+        **settings,
     }
     process = subprocess.Popen([sys.executable, "-m", "aios_llm"], env=env)
     try:
@@ -81,15 +84,20 @@ def _seed(folder: DataFolder, role: str) -> Path:
 
 
 @contextlib.contextmanager
-def two_workers(kind: str, options: argparse.Namespace) -> Iterator[tuple[Road, "subprocess.Popen[bytes]"]]:
+def two_workers(
+    kind: str, options: argparse.Namespace, *, stores_kv: bool = True
+) -> Iterator[tuple[Road, "subprocess.Popen[bytes]"]]:
     """A system whose calls go half to each worker, and the process to be killed in it."""
+    settings = {"AIOS_LLM_IN_FLIGHT": str(options.streams)}
+    if not stores_kv:
+        settings["AIOS_LLM_KV_SAVE_BYTES_PER_S"] = "0"
     each = {"n_ctx": str(max(256, options.tokens + PROMPT_ROOM)), "max_sequences": str(options.streams)}
 
     @contextlib.contextmanager
     def workers(first: RunningEngine, second: RunningEngine) -> Iterator[tuple[Road, "subprocess.Popen[bytes]"]]:
         with (
-            running_road("--engine-url", first.url, env={"AIOS_LLM_IN_FLIGHT": str(options.streams)}) as road,
-            second_worker(road, second.url, options.streams) as worker,
+            running_road("--engine-url", first.url, env=settings) as road,
+            second_worker(road, second.url, settings) as worker,
         ):
             yield road, second.process if kind == "engine" else worker
 
@@ -102,15 +110,35 @@ def two_workers(kind: str, options: argparse.Namespace) -> Iterator[tuple[Road, 
                 yield pair
 
 
-async def undisturbed(road: Road, options: argparse.Namespace) -> list[Stream]:
-    """The streams as they are when nothing happens."""
+async def undisturbed(road: Road, options: argparse.Namespace) -> tuple[list[Stream], float]:
+    """The streams as they are when nothing happens, and the tokens a second of all of them together."""
     async with Agent(token=road.token, url=road.url) as agent:
         streams = [Stream(number) for number in range(options.streams)]
+        began = time.monotonic()
         await asyncio.gather(*(follow(agent, stream, options.tokens) for stream in streams))
+        took = time.monotonic() - began
     failed = [f"stream {stream.number}: {stream.error}" for stream in streams if stream.error]
     if failed:
         raise RuntimeError("although nothing was killed, " + "; ".join(failed))
-    return streams
+    return streams, sum(stream.tokens for stream in streams) / took
+
+
+def in_turns(options: argparse.Namespace, report: Report) -> list[Stream]:
+    """The streams as they are when nothing happens; what storing KV costs goes into the report."""
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    wholes: list[Stream] = []
+    for stores_kv in (False, True) * TURNS:
+        with two_workers("engine", options, stores_kv=stores_kv) as (road, _):
+            wholes, rate = asyncio.run(undisturbed(road, options))
+        rates[stores_kv].append(rate)
+    ratio = sum(rates[True]) / sum(rates[False])
+    report.figures["undisturbed"] = {
+        "tokens_per_s_storing_kv": rates[True],
+        "tokens_per_s_not_storing": rates[False],
+        "ratio": ratio,
+    }
+    report.bars.append(Bar("tokens/s with KV stored, of those without", ratio, RATE_LIMIT, "x", at_most=False))
+    return wholes
 
 
 async def noticed(agent: Agent, killed: float) -> float:
@@ -229,8 +257,7 @@ def main(options: argparse.Namespace) -> int:
             "p99 after\nnoticed",
         ),
     )
-    with two_workers("engine", options) as (road, _):
-        wholes = asyncio.run(undisturbed(road, options))
+    wholes = in_turns(options, report)
     for kind in options.kill or KINDS:
         for share in options.at:
             with two_workers(kind, options) as (road, victim):
