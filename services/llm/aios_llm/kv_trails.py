@@ -19,7 +19,10 @@ _CALL_BYTES = 64 << 20
 _GROWTH = 64
 """A call's KV is read again once it has grown by this part: the engine reads all of it for any piece of it."""
 _READS_AT_ONCE = 32
+_BRINGS_AT_ONCE = 4
+"""Each may have all of a call in memory, and the bus cuts off a client for which too much waits."""
 _REMEMBERED = 1024
+_NEARLY_ALL = 0.9
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +85,8 @@ class KvTrails:
         self._log = log
         self._trails: OrderedDict[str, _Trail] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(_READS_AT_ONCE)
+        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
+        self._brings = asyncio.Semaphore(_BRINGS_AT_ONCE)
 
     def extend(self, key: str, made: int) -> None:
         """Stores what is new of a call's KV, in the background, if that is worth its price and there is room.
@@ -116,12 +120,15 @@ class KvTrails:
             key: of the call.
             own: whether what is made from there on belongs to the same call.
         """
-        pieces = [] if self._store is None else await self._store.read(key)
-        if not pieces or not await self._engine.give_kv(key, pieces):
+        if self._store is None:
             return False
-        if own:
-            self._trails[key] = _Trail(pieces[-1].end, sum(len(piece.data) for piece in pieces))
-        return True
+        async with self._brings:
+            pieces = await self._store.read(key)
+            if not pieces or not await self._engine.give_kv(key, pieces):
+                return False
+            if own:
+                self._trails[key] = _Trail(pieces[-1].end, sum(len(piece.data) for piece in pieces))
+            return True
 
     def forget(self, key: str, *, of_another: bool) -> None:
         """The call has ended: what is stored of it is removed, in the background.
@@ -146,14 +153,14 @@ class KvTrails:
 
     async def _extend(self, key: str, trail: _Trail, made: int, store: KvStore) -> None:
         try:
-            async with self._slots:
+            async with self._reads:
                 room = min(_PIECE_BYTES, self._allowance.left, _CALL_BYTES - trail.size)
                 piece = await self._engine.take_kv(key, trail.end, room) if room > 0 else None
                 if piece is None:
                     return
                 self._allowance.use(len(piece.data))
                 if await store.append(key, piece):
-                    if len(piece.data) < room:  # else there is more, for the next time
+                    if len(piece.data) < _NEARLY_ALL * room:  # else there may be more, for the next time
                         trail.made = made
                     trail.end = piece.end
                     trail.size += len(piece.data)

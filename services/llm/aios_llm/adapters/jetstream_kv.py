@@ -22,9 +22,8 @@ from aios_proto.ids import new_syscall_id
 
 _STORE_BYTES = 256 << 20
 _CHUNK_BYTES = 512 << 10
-# The server cuts off a client for which too much waits.
+# Several are read at a time, and the server cuts off a client for which too much waits.
 _BATCH_BYTES = 4 << 20
-_READS_AT_ONCE = 4
 _MESSAGES_A_BATCH = 1024
 _FAILURES = (NatsError, APIError, TimeoutError)
 
@@ -63,7 +62,6 @@ class JetStreamKv:
         self._js = js
         self._timeout_s = timeout_s
         self._log = log
-        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def append(self, key: str, piece: KvPiece) -> bool:
         """See `KvStore.append`."""
@@ -87,7 +85,7 @@ class JetStreamKv:
     async def read(self, key: str) -> list[KvPiece]:
         """See `KvStore.read`."""
         try:
-            async with self._reads, asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s):
                 return _whole(await self._messages(subjects.kv_pieces(key)))
         except (*_FAILURES, KeyError, ValueError) as error:
             self._log.info("KV of a call cannot be read; its tokens are computed again", key=key, error=str(error))
