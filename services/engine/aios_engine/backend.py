@@ -1,6 +1,6 @@
 """What the HTTP front needs from whatever generates: a model on this machine, or later an emulated one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -277,6 +277,14 @@ class KvHolder(Protocol):
         Raises:
             KvUnknownError: there is none.
             EngineError: it cannot be read.
+        """
+        ...
+
+    async def give_all(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvGiven]:
+        """The same for several keys at once; those that are not known, have nothing new or cannot be read are left out.
+
+        Raises:
+            EngineError: nothing can be read.
         """
         ...
 

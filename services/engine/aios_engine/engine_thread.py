@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from aios_engine.backend import Load, Progress, StepReport, TokenEvent
+from aios_engine.backend import Load, StepReport
 from aios_engine.core.kv_image import KvWanted
 from aios_engine.core.kv_shelf import ShelvedKv
 from aios_engine.core.planner import Planner, PlannerLimits, Step
@@ -20,6 +20,7 @@ from aios_engine.errors import EngineError, GenerationError, IncompleteGeneratio
 from aios_engine.held_kv import HeldKv, Reading
 from aios_engine.llama.model import Context, DecodeError, Token
 from aios_engine.sequence import Sequence
+from aios_engine.token_stream import News, TokenStream
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _ASK_TIMEOUT_S = 30
 @dataclass(frozen=True, slots=True)
 class _Submit:
     sequence: Sequence
-    stream: "TokenStream"
+    stream: TokenStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +52,6 @@ class _Stop:
 
 
 _Command = _Submit | _Cancel | _Call | _Stop
-
-
-_News = TokenEvent | EngineError
-
-
-class TokenStream:
-    """The event loop's end of a generation (`backend.Generation`)."""
-
-    def __init__(self, progress: Progress, cancel: Callable[[], object]) -> None:
-        self._progress = progress
-        self._cancel = cancel
-        self._news: asyncio.Queue[_News] = asyncio.Queue()
-        self._ended = False
-
-    @property
-    def progress(self) -> Progress:
-        """How far it has come."""
-        return self._progress
-
-    def put(self, news: _News) -> None:
-        """Takes a token or an error from the engine thread; called on the event loop."""
-        self._news.put_nowait(news)
-
-    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
-        """Tokens as they come."""
-        while not self._ended:
-            news = await self._news.get()
-            if isinstance(news, EngineError):
-                self._ended = True
-                raise news
-            self._ended = news.ending is not None
-            yield news
-
-    def close(self) -> None:
-        """Stops the generation if it has not ended."""
-        if not self._ended:
-            self._ended = True
-            self._cancel()
 
 
 class EngineThread:
@@ -119,7 +82,7 @@ class EngineThread:
         self._sequences: dict[int, tuple[Sequence, TokenStream]] = {}
         self._commands: deque[_Command] = deque()
         self._wake = threading.Condition()
-        self._outbox: list[tuple[TokenStream, _News]] = []
+        self._outbox: list[tuple[TokenStream, News]] = []
         self._load = Load(0, 0, 0)
         self.healthy = True
         # A daemon, so that a step that never returns cannot keep the process from ending.
@@ -158,6 +121,14 @@ class EngineThread:
             DecodeError: it cannot be read.
         """
         return await self._ask(lambda: self._kv.read(key, self._under(key), wanted))
+
+    async def read_all(self, wanted: Mapping[str, KvWanted]) -> dict[str, Reading]:
+        """The same for several keys, between the same two steps; those not known or not to be read are left out.
+
+        Raises:
+            IncompleteGenerationError: the thread has stopped.
+        """
+        return await self._ask(lambda: self._kv.read_all({key: (self._under(key), wanted[key]) for key in wanted}))
 
     def hold(self, key: str, kv: ShelvedKv) -> None:
         """Holds KV from outside under a key, before anything that is asked for later; does not wait for a step.
@@ -391,6 +362,6 @@ class EngineThread:
             self._loop.call_soon_threadsafe(_hand_over, batch)
 
 
-def _hand_over(batch: list[tuple[TokenStream, _News]]) -> None:
+def _hand_over(batch: list[tuple[TokenStream, News]]) -> None:
     for stream, news in batch:
         stream.put(news)

@@ -5,6 +5,7 @@ a slot, and all that can be done with bytes alone is left to `kv_transfer`, in a
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aios_engine.core.kv_image import KvWanted
@@ -75,6 +76,19 @@ class HeldKv:
             first, end = wanted.part(shelved.tokens, self._token_bytes)
             return Reading(shelved.tokens[:end], first, end, shelved.state, whole=True)
         return None if sequence is None else Reading((), wanted.after, wanted.after)
+
+    def read_all(self, wanted: Mapping[str, tuple[int | None, KvWanted]]) -> dict[str, Reading]:
+        """KV under several keys: the arguments of `read` for each. Those not known or not to be read are left out."""
+        readings = {}
+        for key, (sequence, part) in wanted.items():
+            try:
+                reading = self.read(key, sequence, part)
+            except DecodeError as error:
+                _log.warning("KV cannot be read: %s", error)
+                continue
+            if reading is not None:
+                readings[key] = reading
+        return readings
 
     def _from_slot(self, slot: int, tokens: tuple[int, ...], wanted: KvWanted) -> Reading:
         first, end = wanted.part(tokens, self._token_bytes)

@@ -1,10 +1,15 @@
 """KV between the engine thread and the wire: what needs no more than bytes, and so is done in any other thread."""
 
+import logging
+from collections.abc import Mapping
+
 from aios_engine.backend import KvGiven
 from aios_engine.core.kv_image import Form, KvImage, attached, decode, digest, encode
 from aios_engine.core.kv_shelf import ShelvedKv
 from aios_engine.held_kv import Reading
 from aios_engine.llama.kv_state import KvForm
+
+_log = logging.getLogger(__name__)
 
 
 class KvTransfer:
@@ -27,6 +32,17 @@ class KvTransfer:
             data = self._form.rows(data, first, end)
         image = KvImage(self._kind, first, digest(reading.tokens[:first]), reading.tokens[first:end], data)
         return KvGiven(encode(image, self._fingerprint), first, end, digest(reading.tokens[:end]))
+
+    def all_given(self, readings: Mapping[str, Reading]) -> dict[str, KvGiven]:
+        """The images of what was read of several keys; without those of which nothing is new."""
+        given = {}
+        for key, reading in readings.items():
+            if reading.first < reading.end:
+                try:
+                    given[key] = self.given(reading)
+                except ValueError as error:
+                    _log.warning("KV cannot be given away: %s", error)
+        return given
 
     def taken(self, data: bytes) -> ShelvedKv:
         """What images make up together.

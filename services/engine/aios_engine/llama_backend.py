@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aios_engine.backend import Generation, GenerationRequest, KvGiven, Load, ModelFacts, StepReport
@@ -121,6 +121,14 @@ class LlamaBackend:
             return await asyncio.to_thread(self._transfer.given, reading)
         except (DecodeError, ValueError) as error:
             raise GenerationError(str(error)) from error
+
+    async def give_all(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvGiven]:
+        """The same for several keys at once; those that are not known, have nothing new or cannot be read are left out.
+
+        Raises:
+            IncompleteGenerationError: the backend is closed.
+        """
+        return await asyncio.to_thread(self._transfer.all_given, await self._thread.read_all(wanted))
 
     async def hold(self, key: str, data: bytes) -> None:
         """Holds KV that `give` gave, here or in another engine of the same model, under a key.

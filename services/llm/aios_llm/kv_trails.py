@@ -12,13 +12,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from aios_kit.logs import Log
-from aios_llm.ports import Engine, KvMark, KvStore
+from aios_kit.tasks import end
+from aios_llm.ports import Engine, KvMark, KvPiece, KvStore, KvWanted
 
 _PIECE_BYTES = 4 << 20
 _CALL_BYTES = 64 << 20
 _GROWTH = 64
 """A call's KV is read again once it has grown by this part: the engine reads all of it for any piece of it."""
-_READS_AT_ONCE = 32
+_BATCH_BYTES = 16 << 20
 _BRINGS_AT_ONCE = 4
 """Each may have all of a call in memory, and the bus cuts off a client for which too much waits."""
 _REMEMBERED = 1024
@@ -32,14 +33,20 @@ class _Trail:
     Attributes:
         end: how far it reaches; None before anything is stored.
         size: bytes.
-        made: how many tokens the call had made when all of its KV was stored.
-        extending: the task that does so now.
+        made: how many tokens the call had made when it was last due.
+        stored: how many it had made when all of its KV was stored.
+        usual: bytes of its last piece; of the first a guess.
+        busy: whether it is being extended.
+        ended: whether the call has ended meanwhile.
     """
 
     end: KvMark | None = None
     size: int = 0
     made: int = 0
-    extending: asyncio.Task[None] | None = None
+    stored: int = 0
+    usual: int = 1 << 20
+    busy: bool = False
+    ended: bool = False
 
 
 class Allowance:
@@ -84,8 +91,9 @@ class KvTrails:
         self._allowance = allowance
         self._log = log
         self._trails: OrderedDict[str, _Trail] = OrderedDict()
+        self._due: dict[str, _Trail] = {}
+        self._extending: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._brings = asyncio.Semaphore(_BRINGS_AT_ONCE)
 
     def extend(self, key: str, made: int) -> None:
@@ -99,13 +107,16 @@ class KvTrails:
             return
         trail = self._trails.setdefault(key, _Trail())
         self._trails.move_to_end(key)
-        if trail.extending is not None or trail.size >= _CALL_BYTES:
-            return
-        if trail.end is not None and made - trail.made < max(1, trail.end.tokens // _GROWTH):
-            return
-        trail.extending = self._start(self._extend(key, trail, made, self._store), f"store kv of {key}")
         while len(self._trails) > _REMEMBERED:
             self._trails.popitem(last=False)
+        if trail.busy or trail.size >= _CALL_BYTES:
+            return
+        if trail.end is not None and made - trail.stored < max(1, trail.end.tokens // _GROWTH):
+            return
+        trail.made = made
+        self._due[key] = trail
+        if self._extending is None:
+            self._extending = self._start(self._extend_due(self._store), "store kv")
 
     def complete(self, key: str, made: int) -> None:
         """Stores the rest of a call that is paused, if a part is stored: one that ran so shortly is cheaply made."""
@@ -137,40 +148,65 @@ class KvTrails:
             key: of the call.
             of_another: whether another worker may have stored some.
         """
+        self._due.pop(key, None)
         trail = self._trails.pop(key, None)
-        if self._store is not None and (of_another or trail is not None):
-            self._start(self._remove(key, trail, self._store), f"remove kv of {key}")
+        if trail is not None:
+            trail.ended = True
+        if self._store is not None and (of_another or trail is not None) and (trail is None or not trail.busy):
+            self._start(self._store.remove(key), "remove kv")
 
     async def stop(self, timeout_s: float) -> None:
         """Ends what is being done, after at most that many seconds."""
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=1)
-
-    async def _extend(self, key: str, trail: _Trail, made: int, store: KvStore) -> None:
         try:
-            async with self._reads:
-                room = min(_PIECE_BYTES, self._allowance.left, _CALL_BYTES - trail.size)
-                piece = await self._engine.take_kv(key, trail.end, room) if room > 0 else None
-                if piece is None:
-                    return
-                self._allowance.use(len(piece.data))
-                if await store.append(key, piece):
-                    if len(piece.data) < _NEARLY_ALL * room:  # else there may be more, for the next time
-                        trail.made = made
-                    trail.end = piece.end
-                    trail.size += len(piece.data)
-        finally:
-            trail.extending = None
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            await end(*self._tasks)
 
-    async def _remove(self, key: str, trail: _Trail | None, store: KvStore) -> None:
-        if trail is not None and trail.extending is not None:
-            await asyncio.wait([trail.extending])
-        await store.remove(key)
+    async def _extend_due(self, store: KvStore) -> None:
+        """All that is due is read at once: the engine stops for it only once, and one request asks for all."""
+        try:
+            while wanted := self._wanted():
+                trails = {key: self._due.pop(key) for key in wanted}
+                for trail in trails.values():
+                    trail.busy = True
+                pieces = await self._engine.take_kv(wanted)
+                await asyncio.gather(
+                    *(self._keep(key, trail, pieces.get(key), wanted[key], store) for key, trail in trails.items())
+                )
+        finally:
+            self._due.clear()  # what the allowance does not reach has its turn at its next checkpoint
+            self._extending = None
+
+    def _wanted(self) -> dict[str, KvWanted]:
+        """What is asked for next, as far as the allowance goes."""
+        left = min(_BATCH_BYTES, self._allowance.left)
+        wanted: dict[str, KvWanted] = {}
+        for key, trail in self._due.items():
+            room = min(_PIECE_BYTES, left, _CALL_BYTES - trail.size)
+            if room <= 0:
+                break
+            wanted[key] = KvWanted(trail.end, room)
+            left -= min(room, trail.usual)
+        return wanted
+
+    async def _keep(self, key: str, trail: _Trail, piece: KvPiece | None, wanted: KvWanted, store: KvStore) -> None:
+        try:
+            if piece is None:
+                return
+            size = len(piece.data)
+            self._allowance.use(size)
+            trail.usual = size
+            if await store.append(key, piece):
+                if size < _NEARLY_ALL * wanted.max_bytes:  # else there may be more, for the next time
+                    trail.stored = trail.made
+                trail.end = piece.end
+                trail.size += size
+        finally:
+            trail.busy = False
+            if trail.ended:
+                await store.remove(key)
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)

@@ -1,6 +1,6 @@
 """What the worker needs of an inference engine, whichever it is."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -170,6 +170,19 @@ class KvPiece:
     end: KvMark
 
 
+@dataclass(frozen=True, slots=True)
+class KvWanted:
+    """Which KV of a generation is asked for.
+
+    Attributes:
+        after: what comes after this mark; from the first token on, where that is None or of other tokens.
+        max_bytes: about so much of it.
+    """
+
+    after: KvMark | None
+    max_bytes: int
+
+
 class KvStore(Protocol):
     """Where the KV of calls is kept outside engines, in pieces. Nothing of it raises: it only saves work."""
 
@@ -234,11 +247,8 @@ class Engine(Protocol):
     async def holds(self, key: str) -> bool:
         """Whether it holds KV under a key. Never raises."""
 
-    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
-        """The KV of the generation of a key, held or running: what comes after a mark, about so many bytes of it.
-
-        From the first token on where the mark is of other tokens. None where there is nothing new. Never raises.
-        """
+    async def take_kv(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvPiece]:
+        """KV of generations, held or running, by key; only of those of which there is something new. Never raises."""
 
     async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
         """Has it hold under a key what was read of it, piece after piece; whether it does. Never raises."""

@@ -227,6 +227,57 @@ async def test_a_running_generation_is_not_held_and_a_waiting_one_has_nothing_ne
         await held(other, "one")
 
 
+async def test_several_are_read_at_once(http: aiohttp.ClientSession) -> None:
+    readers = [await run_and_read(http, f"together-{number}", GREEDY, 5) for number in range(3)]
+    for reader in readers:
+        await held(http, reader.key)
+        while await reader.read() == 200:
+            pass
+    first, second, third = readers
+    third_image = images_of(third.pieces)
+    tokens = sum((image.tokens for image in third_image[:1]), ())
+    reads = [
+        {"key": first.key},
+        {"key": second.key, "after": second.end, "digest": second.digest},
+        {"key": third.key, "after": len(tokens), "digest": digest(tokens), "max_bytes": 1},
+        {"key": "nobody"},
+    ]
+    async with http.post("/aios/kv", json={"reads": reads}) as response:
+        assert response.status == 200
+        data = await response.read()
+    given = {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        head = json.loads(line)
+        given[head["key"]] = head, images_of([data[: head["bytes"]]])
+        data = data[head["bytes"] :]
+    assert set(given) == {first.key, third.key}, "nothing is new of the second, and the fourth is not known"
+    head, (whole,) = given[first.key]
+    assert (head["first"], head["end"], head["digest"]) == (0, first.end, first.digest)
+    assert (whole.first, digest(whole.tokens)) == (0, first.digest)
+    head, (one,) = given[third.key]
+    assert (head["first"], head["end"]) == (len(tokens), len(tokens) + 1)
+    assert (one.before, len(one.tokens)) == (digest(tokens), 1)
+
+
+@pytest.mark.parametrize(
+    ("read", "field"),
+    [
+        ({}, "reads.0.key"),
+        ({"key": "with a space"}, "reads.0.key"),
+        ({"key": "any", "after": "3"}, "reads.0.after"),
+        ({"key": "any", "digest": "short"}, "reads.0.digest"),
+        ({"key": "any", "max_bytes": 0}, "reads.0.max_bytes"),
+    ],
+)
+async def test_a_read_that_cannot_be_done_is_refused_by_name(
+    http: aiohttp.ClientSession, read: dict[str, Any], field: str
+) -> None:
+    async with http.post("/aios/kv", json={"reads": [read]}) as response:
+        assert response.status == 422
+        assert field in (await response.json())["error"]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

@@ -1,14 +1,14 @@
 """How much of a call's KV is stored, when, and what becomes of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import structlog
 
 from aios_llm.adapters.instant import InstantEngine
 from aios_llm.kv_trails import Allowance, KvTrails
-from aios_llm.ports import KvMark, KvPiece
+from aios_llm.ports import KvMark, KvPiece, KvWanted
 
 KEY = "acme.alice.1"
 TOKEN_BYTES = 1 << 18
@@ -19,18 +19,24 @@ class Engine(InstantEngine):
 
     def __init__(self) -> None:
         self.tokens = 0
+        self.requests = 0
         self.asked: list[KvMark | None] = []
         self.given: dict[str, list[KvPiece]] = {}
         self.takes = True
         self.open = asyncio.Event()
         self.open.set()
 
-    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
-        self.asked.append(after)
+    async def take_kv(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvPiece]:
+        self.requests += 1
+        self.asked += [part.after for part in wanted.values()]
         await self.open.wait()
-        first = 0 if after is None else after.tokens
-        end = min(self.tokens, first + max(1, max_bytes // TOKEN_BYTES))
-        return None if end <= first else KvPiece(bytes((end - first) * TOKEN_BYTES), KvMark(end, f"up to {end}"))
+        pieces = {}
+        for key, part in wanted.items():
+            first = 0 if part.after is None else part.after.tokens
+            end = min(self.tokens, first + max(1, part.max_bytes // TOKEN_BYTES))
+            if end > first:
+                pieces[key] = KvPiece(bytes((end - first) * TOKEN_BYTES), KvMark(end, f"up to {end}"))
+        return pieces
 
     async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
         if self.takes:
@@ -141,6 +147,23 @@ async def test_two_checkpoints_at_a_time_store_once(engine: Engine, store: Store
     engine.open.set()
     await trails.stop(5)
     assert store.ends() == [2]
+
+
+async def test_calls_that_are_due_together_are_read_at_once_and_none_is_left_out(engine: Engine, store: Store) -> None:
+    trails = trails_of(engine, store)
+    engine.tokens = 2
+    keys = [f"acme.alice.{number}" for number in range(40)]
+    for key in keys:
+        trails.extend(key, 2)
+    await trails.stop(5)
+    assert [store.ends(key) for key in keys] == [[2]] * 40
+    assert engine.requests == 3, "sixteen mebibytes of pieces that may have one each"
+    engine.tokens = 3
+    for key in keys:
+        trails.extend(key, 3)
+    await trails.stop(5)
+    assert [store.ends(key) for key in keys] == [[2, 3]] * 40
+    assert engine.requests == 5
 
 
 async def test_what_found_no_room_is_tried_again(engine: Engine, store: Store) -> None:

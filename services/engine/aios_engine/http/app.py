@@ -37,6 +37,7 @@ def build_app(front: Front) -> web.Application:
             web.post("/generate_stream", generate.generate_stream),
             web.post("/tokenize", tokens.tokenize),
             web.post("/chat_tokenize", tokens.chat_tokenize),
+            web.post(kv.READ_PATH, kv.read),
             web.get("/aios/kv/{key}", kv.get),
             web.put("/aios/kv/{key}", kv.put),
             web.delete("/aios/kv/{key}", kv.delete),
@@ -75,7 +76,8 @@ async def _key(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _span(request: web.Request, handler: Handler) -> web.StreamResponse:
-    if request.method != hdrs.METH_POST or request.match_info.http_exception is not None:
+    generates = request.method == hdrs.METH_POST and request.path != kv.READ_PATH
+    if not generates or request.match_info.http_exception is not None:
         return await handler(request)
     front = front_of(request)
     hop = front.tracing.hop(

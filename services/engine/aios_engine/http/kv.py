@@ -1,28 +1,43 @@
-"""The routes for KV, beyond TGI: `GET`, `PUT` and `DELETE /aios/kv/{key}`; announced in `/info`."""
+"""The routes for KV, beyond TGI: `GET`, `PUT`, `DELETE /aios/kv/{key}` and `POST /aios/kv`; announced in `/info`."""
 
 import re
 from typing import Annotated, Final
 
+import orjson
 import pydantic
 from aiohttp import hdrs, web
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from aios_engine.backend import KvHolder
 from aios_engine.core.kv_image import KvWanted
 from aios_engine.errors import KvUnknownError, MalformedBodyError, ValidationError
+from aios_engine.http.body import read_body
 from aios_engine.http.front import front_of
+from aios_engine.wire import Wire
 
 FIRST_HEADER: Final = "Aios-Kv-First"
 END_HEADER: Final = "Aios-Kv-End"
 DIGEST_HEADER: Final = "Aios-Kv-Digest"
 
+READ_PATH: Final = "/aios/kv"
+
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,250}")
+_MOST_READS: Final = 256
 
 
-class _Query(BaseModel):
+class _Read(Wire):
+    key: Annotated[str, Field(pattern=f"^{_KEY.pattern}$")]
     after: Annotated[int, Field(ge=0)] = 0
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
     max_bytes: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def wanted(self) -> KvWanted:
+        return KvWanted(self.after, self.digest, self.max_bytes)
+
+
+class _Reads(Wire):
+    reads: Annotated[list[_Read], Field(max_length=_MOST_READS)]
 
 
 async def get(request: web.Request) -> web.Response:
@@ -35,11 +50,27 @@ async def get(request: web.Request) -> web.Response:
     holder, key = _holder(request), _key(request)
     if request.method == hdrs.METH_HEAD:
         return web.Response(status=200 if await holder.holds(key) else KvUnknownError.status)
-    given = await holder.give(key, _wanted(request))
+    given = await holder.give(key, _read(request, key).wanted)
     if given is None:
         return web.Response(status=204)
     headers = {FIRST_HEADER: str(given.first), END_HEADER: str(given.end), DIGEST_HEADER: given.digest}
     return web.Response(body=given.image, content_type="application/octet-stream", headers=headers)
+
+
+async def read(request: web.Request) -> web.Response:
+    """`POST /aios/kv`: what `GET` gives for several keys, in one answer and between the same two steps of the model.
+
+    For each key of which something new is there, a line of JSON with `key`, `first`, `end`, `digest` and the number of
+    `bytes` that follow it.
+    """
+    holder = _holder(request)
+    asked = await read_body(request, _Reads)
+    given = await holder.give_all({one.key: one.wanted for one in asked.reads})
+    parts = []
+    for key, part in given.items():
+        head = {"key": key, "first": part.first, "end": part.end, "digest": part.digest, "bytes": len(part.image)}
+        parts += [orjson.dumps(head), b"\n", part.image]
+    return web.Response(body=b"".join(parts), content_type="application/octet-stream")
 
 
 async def put(request: web.Request) -> web.Response:
@@ -81,10 +112,9 @@ def _key(request: web.Request) -> str:
     return key
 
 
-def _wanted(request: web.Request) -> KvWanted:
+def _read(request: web.Request, key: str) -> _Read:
     try:
-        query = _Query.model_validate(dict(request.query))
+        return _Read.model_validate({**request.query, "key": key}, strict=False)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise ValidationError(f"`{first['loc'][0]}`: {first['msg']}") from error
-    return KvWanted(query.after, query.digest, query.max_bytes)

@@ -50,7 +50,6 @@ class RawAnswer:
     """An answer that is no JSON."""
 
     status: int
-    headers: Mapping[str, str]
     data: bytes
 
 
@@ -112,16 +111,16 @@ class EngineHttp:
         method: str,
         path: str,
         data: AsyncIterable[bytes] | None = None,
-        query: Mapping[str, str | int] | None = None,
+        json: Mapping[str, Any] | None = None,
     ) -> RawAnswer:
         """What the server says to a request for bytes, or with bytes; status 0 where it cannot be reached."""
         try:
             async with self._http().request(
-                method, self._url + path, data=data, params=query, timeout=_total(_KV_TIMEOUT_S)
+                method, self._url + path, data=data, json=json, timeout=_total(_KV_TIMEOUT_S)
             ) as response:
-                return RawAnswer(response.status, response.headers, await response.read())
+                return RawAnswer(response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError):
-            return RawAnswer(0, {}, b"")
+            return RawAnswer(0, b"")
 
     async def events(
         self, path: str, body: dict[str, Any], traceparent: str | None

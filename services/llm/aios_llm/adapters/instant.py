@@ -1,10 +1,10 @@
 """An engine that answers at once, in process: what remains is the cost of the road to it. For measurements only."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from aios_llm.generated import Snapshot
 from aios_llm.logprobs import Likelihood, scored
-from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, KvMark, KvPiece, Piece
+from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, KvPiece, KvWanted, Piece
 from aios_proto.messages.llm import ChatMessage
 
 _TOKEN = "word "
@@ -48,9 +48,9 @@ class InstantEngine:
         """Never: it has no KV."""
         return False
 
-    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
+    async def take_kv(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvPiece]:
         """None: it has no KV."""
-        return None
+        return {}
 
     async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
         """Never: it has no use for KV."""

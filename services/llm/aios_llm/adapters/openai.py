@@ -7,7 +7,7 @@ call where the worker has the prompt. Going on is by text.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from aios_llm.adapters import openai_logprobs
 from aios_llm.adapters.engine_http import EngineHttp, reason_of
 from aios_llm.adapters.openai_dialects import PLAIN, Dialect, dialect_of, total_tokens_of
 from aios_llm.generated import Snapshot
-from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, KvMark, KvPiece, Piece, StopReason
+from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, KvPiece, KvWanted, Piece, StopReason
 from aios_llm.resume_point import at_word, at_word_as_read, where_read_alike
 from aios_proto.errors import EngineFailed, EngineRefused
 from aios_proto.messages.llm import ChatMessage
@@ -205,9 +205,9 @@ class OpenAiEngine:
         """Never: such servers keep their KV to themselves."""
         return False
 
-    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
+    async def take_kv(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvPiece]:
         """None: see `holds`."""
-        return None
+        return {}
 
     async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
         """Never: see `holds`."""

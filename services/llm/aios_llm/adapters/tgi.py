@@ -5,15 +5,27 @@ holding the KV of a generation that is paused.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
+
+import orjson
 
 from aios_kit.chat_template import ChatTemplate, ChatTemplateError
 from aios_llm.adapters.engine_http import EngineHttp, reason_of
 from aios_llm.generated import Snapshot
 from aios_llm.logprobs import Likelihood, Scored, likeliest_not_told, not_told, scored
-from aios_llm.ports import Continuation, EngineInfo, Finish, GenerateRequest, KvMark, KvPiece, Piece, StopReason
+from aios_llm.ports import (
+    Continuation,
+    EngineInfo,
+    Finish,
+    GenerateRequest,
+    KvMark,
+    KvPiece,
+    KvWanted,
+    Piece,
+    StopReason,
+)
 from aios_llm.resume_point import at_word, where_read_alike
 from aios_proto.errors import EngineFailed, EngineRefused
 from aios_proto.messages.llm import ChatMessage
@@ -25,8 +37,6 @@ _MOST_CONCURRENCY = 128
 _MOST_ID_CHARS = 128
 _READS_AT_ONCE = 8
 _KEEP_S = 30.0
-_KV_END = "Aios-Kv-End"
-_KV_DIGEST = "Aios-Kv-Digest"
 
 
 class TgiEngine:
@@ -138,19 +148,20 @@ class TgiEngine:
         """See `Engine.holds`."""
         return self._holds_kv and (await self._http.raw("HEAD", _kv(key))).status == 200
 
-    async def take_kv(self, key: str, after: KvMark | None, max_bytes: int) -> KvPiece | None:
+    async def take_kv(self, wanted: Mapping[str, KvWanted]) -> dict[str, KvPiece]:
         """See `Engine.take_kv`."""
-        query: dict[str, str | int] = {"max_bytes": max_bytes}
-        if after is not None:
-            query |= {"after": after.tokens, "digest": after.digest}
-        answer = await self._http.raw("GET", _kv(key), query=query)
+        reads: list[dict[str, str | int]] = []
+        for key, part in wanted.items():
+            reads.append({"key": key, "max_bytes": part.max_bytes})
+            if part.after is not None:
+                reads[-1] |= {"after": part.after.tokens, "digest": part.after.digest}
+        answer = await self._http.raw("POST", "/aios/kv", json={"reads": reads})
         if answer.status != 200:
-            return None
+            return {}
         try:
-            end = KvMark(int(answer.headers[_KV_END]), answer.headers[_KV_DIGEST])
-        except (KeyError, ValueError):
-            return None
-        return KvPiece(answer.data, end)
+            return _pieces(answer.data)
+        except (KeyError, TypeError, ValueError):
+            return {}
 
     async def give_kv(self, key: str, pieces: Sequence[KvPiece]) -> bool:
         """See `Engine.give_kv`."""
@@ -169,6 +180,21 @@ class TgiEngine:
     async def close(self) -> None:
         """See `Engine.close`."""
         await self._http.close()
+
+
+def _pieces(data: bytes) -> dict[str, KvPiece]:
+    """What an answer has of each key: a line of JSON, and the bytes that it says follow it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it makes no sense.
+    """
+    pieces, at = {}, 0
+    while at < len(data):
+        begin = data.index(b"\n", at) + 1
+        head = orjson.loads(data[at:begin])
+        at = begin + int(head["bytes"])
+        pieces[head["key"]] = KvPiece(data[begin:at], KvMark(int(head["end"]), str(head["digest"])))
+    return pieces
 
 
 def _kv(key: str) -> str:
