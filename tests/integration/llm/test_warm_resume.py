@@ -30,16 +30,16 @@ PATIENCE_S = 90.0
 PROMPT = "Once upon a time, in a small village by the sea, there lived an old fisherman who had a 🦊 and"
 SCHEMA = {
     "type": "object",
-    "properties": {"name": {"type": "string", "minLength": 60, "maxLength": 90}},
+    "properties": {"name": {"type": "string", "minLength": 300, "maxLength": 400}},
     "required": ["name"],
     "additionalProperties": False,
 }
 BODIES: dict[str, dict[str, Any]] = {
-    "greedy": {"prompt": PROMPT, "max_tokens": 60},
-    "seeded": {"prompt": PROMPT, "max_tokens": 60, "temperature": 0.9, "top_p": 0.9, "seed": 11, "logprobs": True},
+    "greedy": {"prompt": PROMPT, "max_tokens": 120},
+    "seeded": {"prompt": PROMPT, "max_tokens": 120, "temperature": 0.9, "top_p": 0.9, "seed": 11, "logprobs": True},
     "schema": {
         "prompt": PROMPT,
-        "max_tokens": 60,
+        "max_tokens": 120,
         "response_format": {"type": "json_schema", "json_schema": SCHEMA},
     },
 }
@@ -109,12 +109,11 @@ class Pieces:
     async def open(self) -> None:
         await self._nc.subscribe(subjects.ALL_KV_PIECES, cb=self._on_piece)
 
-    async def reach(self, key: str, tokens: int) -> int:
+    async def reach(self, key: str, tokens: int) -> None:
         """Waits until so many tokens are stored, of prompt and answer."""
         subject = subjects.kv_pieces(key)
         async with asyncio.timeout(PATIENCE_S), self._news:
             await self._news.wait_for(lambda: self._ends.get(subject, 0) >= tokens)
-        return self._ends[subject]
 
     async def _on_piece(self, message: Msg) -> None:
         async with self._news:
@@ -133,7 +132,7 @@ async def test_a_dead_engines_call_goes_on_from_its_kv_on_another(
     await pieces.open()
     heard = len(first.reports)
     call = await first.run(body)
-    stored = await pieces.reach(call.key, whole["usage"]["prompt_tokens"] + 16)
+    await pieces.reach(call.key, whole["usage"]["prompt_tokens"] + 8)
     dying.process.send_signal(signal.SIGKILL)
     returned = await first.heard(CallReturned, since=heard)
     assert returned.reason == "failed"
@@ -151,7 +150,6 @@ async def test_a_dead_engines_call_goes_on_from_its_kv_on_another(
     spans = await sink.wait(resumed, timeout_s=30)
     span = next(span for span in spans if span.name == "resumed")
     assert span.attributes["aios.resume.level"] == "warm"
-    assert stored > 16
     store = JetStreamKv(first.nc, first.nc.jetstream(), 10, structlog.get_logger())
     async with asyncio.timeout(PATIENCE_S):
         while await store.read(call.key):  # it is removed in the background when the call has ended
