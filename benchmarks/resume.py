@@ -7,7 +7,8 @@ Each prompt is answered once without a stop, greedily and once more with seeded 
 tokens and resumed in every way there is:
 
 - hot: the engine has kept the KV under the call's key;
-- warm: the KV is taken from the engine as bytes, and given to another engine process;
+- warm: the KV was read from the engine in pieces, the first while the answer was made, as a worker does beside its
+  checkpoints; another engine process, of another size, gets all of them;
 - cold: another engine gets the prompt and the ids made so far, and computes everything again;
 - text: the same with text instead of ids, cut where `/tokenize` reads the same tokens, as with an engine that is
   TGI and no more.
@@ -18,6 +19,7 @@ than in a run that was not stopped the next token comes.
 
 import argparse
 import asyncio
+import io
 import math
 import random
 import statistics
@@ -123,14 +125,17 @@ class Engine:
         finally:
             response.close()
 
-    async def run(self, body: Json, stop_at: int | None = None) -> Run:
-        """One request, to its end or up to a token."""
+    async def run(self, body: Json, stop_at: int | None = None, pieces: "Pieces | None" = None) -> Run:
+        """One request, to its end or up to a token; its KV is read at a third and two thirds of the way there."""
         run = Run(begun=time.perf_counter())
+        reads = () if stop_at is None else (stop_at // 3, 2 * stop_at // 3)
         async with aclosing(self.stream(body)) as stream:
             async for token, run.last in stream:
                 run.tokens.append(token)
                 if len(run.tokens) == stop_at:
                     break
+                if pieces is not None and len(run.tokens) in reads:
+                    await pieces.read()
         return run
 
     async def is_holding(self, key: str) -> bool:
@@ -142,18 +147,36 @@ class Engine:
             await asyncio.sleep(0.002)
         return False
 
-    async def take(self, key: str) -> bytes:
-        async with self.http.get(f"{self.url}/aios/kv/{key}") as response:
-            response.raise_for_status()
-            return await response.read()
-
-    async def give(self, key: str, data: bytes) -> None:
-        async with self.http.put(f"{self.url}/aios/kv/{key}", data=data) as response:
+    async def give(self, key: str, pieces: Sequence[bytes]) -> None:
+        async with self.http.put(f"{self.url}/aios/kv/{key}", data=io.BytesIO(b"".join(pieces))) as response:
             response.raise_for_status()
 
     async def release(self, key: str) -> None:
         async with self.http.delete(f"{self.url}/aios/kv/{key}"):
             pass
+
+
+@dataclass
+class Pieces:
+    """The KV of one generation, as it was read."""
+
+    engine: Engine
+    key: str
+    data: list[bytes] = field(default_factory=list)
+    mark: dict[str, str] = field(default_factory=dict)
+
+    async def read(self) -> None:
+        """Reads what is new."""
+        url = f"{self.engine.url}/aios/kv/{self.key}"
+        async with self.engine.http.get(url, params=self.mark) as response:
+            response.raise_for_status()
+            if response.status == 200:
+                self.data.append(await response.read())
+                self.mark = {"after": response.headers["Aios-Kv-End"], "digest": response.headers["Aios-Kv-Digest"]}
+
+    @property
+    def kilobytes(self) -> int:
+        return sum(map(len, self.data)) // 1024
 
 
 def parameters(tokens: int, seed: int | None) -> Json:
@@ -169,25 +192,30 @@ def made(tokens: Sequence[Token]) -> Snapshot:
     return generated.snapshot()
 
 
-async def stop(engine: Engine, body: Json, cut: int, key: str) -> bool:
-    """Runs a generation up to the cut, and leaves its KV in the engine; False if it ended before it could be stopped.
+async def stop(engine: Engine, body: Json, cut: int, key: str) -> Pieces | None:
+    """Runs a generation up to the cut, and leaves its KV in the engine; None if it ended before it could be stopped.
 
     It may make more tokens than the one it is compared with, so that its length does not end it meanwhile.
     """
+    pieces = Pieces(engine, key)
     longer = {**body["parameters"], "max_new_tokens": body["parameters"]["max_new_tokens"] + 64}
-    await engine.run({**body, "parameters": longer, "kv_key": key}, cut)
-    return await engine.is_holding(key)
+    await engine.run({**body, "parameters": longer, "kv_key": key}, cut, pieces)
+    if not await engine.is_holding(key):
+        return None
+    await pieces.read()
+    return pieces
 
 
-async def resume(level: str, first: Engine, second: Engine, body: Json, whole: Run, cut: int, key: str) -> Run:
-    """The rest of an answer, by one level. The KV is held by `first` under the key."""
+async def resume(level: str, second: Engine, body: Json, whole: Run, cut: int, pieces: Pieces) -> Run:
+    """The rest of an answer, by one level. Its KV is held by the engine that it was read from."""
+    first, key = pieces.engine, pieces.key
     ids = whole.ids[:cut]
     match level:
         case "hot":
             return await first.run({**body, "generated_ids": ids, "kv_from": key})
         case "warm":
             begun = time.perf_counter()
-            await second.give(key, await first.take(key))
+            await second.give(key, pieces.data)
             run = await second.run({**body, "generated_ids": ids, "kv_from": key})
             run.begun = begun
             await second.release(key)
@@ -263,11 +291,10 @@ async def compare(first: Engine, second: Engine, args: argparse.Namespace) -> di
             cuts = range(1, len(whole.tokens) - (0 if by_length else 6))
             for cut in draw.sample(cuts, min(args.cuts, len(cuts))):
                 key = f"bench.{kind}.{number}.{cut}"
-                if not await stop(first, body, cut, key):
+                if (pieces := await stop(first, body, cut, key)) is None:
                     continue
-                # Before `hot`, which goes on in the slot that holds it.
-                for level in ("warm", "hot", "cold", "text"):
-                    rest = await resume(level, first, second, body, whole, cut, key)
+                for level in LEVELS:
+                    rest = await resume(level, second, body, whole, cut, pieces)
                     judge(scores[kind][level], whole, rest, cut, f"{kind} {prompt!r}")
                 await first.release(key)
 
@@ -289,11 +316,11 @@ async def measure(first: Engine, second: Engine, args: argparse.Namespace) -> di
         gaps = [(b.at - a.at) * 1000 for a, b in zip(whole.tokens, whole.tokens[1:], strict=False)]
         step_ms.append(statistics.median(gaps))
         key = f"time.{number}"
-        if not await stop(first, body, cut, key):
+        if (pieces := await stop(first, body, cut, key)) is None:
             continue
-        kilobytes = len(await first.take(key)) // 1024
-        for level in ("warm", "hot", "cold", "text"):
-            times[level].append((await resume(level, first, second, body, whole, cut, key)).first_ms)
+        kilobytes = pieces.kilobytes
+        for level in LEVELS:
+            times[level].append((await resume(level, second, body, whole, cut, pieces)).first_ms)
         await first.release(key)
         assert whole.last is not None
         context = whole.last["details"]["input_length"] + cut
@@ -312,8 +339,10 @@ async def main(args: argparse.Namespace) -> int:
         "A generation that was stopped and resumed, beside one that was not",
         ("level", "sampling", "cuts", "identical", "lost or repeated", "BLEU", "next token", "added", "prefill saved"),
     )
-    size = {"n_ctx": "1024", "max_sequences": "6"}
-    with running_engine(**size) as one, running_engine(**size) as two:
+    with (
+        running_engine(n_ctx="1024", max_sequences="6") as one,
+        running_engine(n_ctx="1024", max_sequences="5") as two,
+    ):
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_read=120)) as http:
             first, second = Engine(http, one.url), Engine(http, two.url)
             try:

@@ -172,9 +172,8 @@ class KvTrails:
                 for trail in trails.values():
                     trail.busy = True
                 pieces = await self._engine.take_kv(wanted)
-                await asyncio.gather(
-                    *(self._keep(key, trail, pieces.get(key), wanted[key], store) for key, trail in trails.items())
-                )
+                for key, trail in trails.items():  # one after the other: callers' tokens take the same road
+                    await self._keep(key, trail, pieces.get(key), wanted[key], store)
         finally:
             self._due.clear()  # what the allowance does not reach has its turn at its next checkpoint
             self._extending = None
