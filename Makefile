@@ -63,7 +63,7 @@ bench-scheduling: $(INSTALLED) ## the scheduler's core against published policie
 bench-resume: $(INSTALLED) ## are stopped and resumed generations the same, and what going on costs; about 15 minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/resume.py $(if $(CHECK),--check)
 
-bench-failover: $(INSTALLED) ## a worker and an engine killed in the middle of fifty streams; about 8 minutes
+bench-failover: $(INSTALLED) ## a worker and an engine killed in the middle of fifty streams; about 10 minutes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/failover.py $(if $(CHECK),--check)
 
 bench-tools: $(INSTALLED) ## what calling a tool costs, and a thousand calls of mixed tools at once
