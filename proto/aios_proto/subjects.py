@@ -68,8 +68,8 @@ WAITING_CALLS = "aios.k.access.waiting"
 """Where each replica of access tells the others which calls begin and end to wait there for a quota."""
 AUDIT_OVERTAKEN = "aios.k.access.audit_overtaken"
 """Where a replica of access says that others keep it from writing a tenant's audit log: `<instance> <tenant>`."""
-ABOUT_CALLS = frozenset({"syscall.cancel", "syscall.list", "tool.cancel"})
-"""Operations on calls that may be anywhere: access takes them at `about_calls`, and asks all that hold calls."""
+ABOUT_CALLS = frozenset({"syscall.attach", "syscall.cancel", "syscall.list", "tool.cancel"})
+"""Operations on calls that may be anywhere: access takes them at `about_calls`, and looks where the call is."""
 LIST_CONNECTIONS = "$SYS.REQ.ACCOUNT.PING.CONNZ"
 """Asks every server of the bus for the connections of the asking account; NATS imports it into each account."""
 CUT_CONNECTIONS = "$SYS.REQ.SERVER.*.KICK"

@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.js.errors import APIError
 
 from aios_access import approvals
 from aios_access.adapters.kv_parked_calls import KvParkedCalls
@@ -16,6 +14,7 @@ from aios_access.approvals import Action, Parked
 from aios_access.audit_service import AuditService
 from aios_access.core import AccessCore, Admitted
 from aios_access.directory import Identity
+from aios_access.parked_sending import ParkedSending
 from aios_access.settings import AccessSettings
 from aios_kit import replies
 from aios_kit.service import Call, Service
@@ -71,7 +70,7 @@ class ApprovalService:
         self._core = core
         self._caller = caller
         self._audit = audit
-        self._passed = passed
+        self._sending = ParkedSending(service, settings.access_default_deadline_s, passed)
         self._calls: KvParkedCalls | None = None
         self._steps = Tasks(_AT_ONCE, service.log)
         self._starting: set[asyncio.Future[asyncio.Task[None]]] = set()
@@ -260,34 +259,45 @@ class ApprovalService:
         await self._tell(ended)
         return CancelResult(id=call_id, state=known.open_call(_now_ms()).state)
 
+    async def attach(self, headers: CallHeaders, call_id: str) -> bool:
+        """Sends the frames of a call of the same agent to one more inbox; False where it does not wait here.
+
+        Args:
+            headers: of whoever attaches.
+            call_id: names the call.
+
+        Raises:
+            BusUnavailable: the call could not be read or written.
+        """
+        key = f"{headers.tenant}.{approvals.approval_id_of_key(replace(headers, id=call_id).key)}"
+        for _ in range(_TRIES):
+            found = await self.calls.read(key)
+            if found is None:
+                return False
+            try:
+                heard = approvals.attached(found[0], headers.reply)
+            except AiosError as ended:
+                await self._service.lane.reply(headers.reply, replies.failed(call_id, ended))
+                return True
+            if heard is None:
+                return False
+            with suppress(ResourceConflict):
+                await self.calls.put(heard, found[1])
+                frame = replies.pending_approval(call_id, heard.approval_id, heard.expires_ms)
+                await self._service.lane.reply(headers.reply, frame)
+                return True
+        raise BusUnavailable("the parked call changes too fast to be attached to", retry_after_s=1)
+
     # What follows
 
     async def _send(self, known: Parked) -> None:
         """Sends an approved call to its manager. One that is queued counts as begun once it is on disk."""
-        default_ms = int(self._settings.access_default_deadline_s * 1000)
-        out = approvals.outgoing(known, now_ms=_now_ms(), default_deadline_ms=default_ms)
-        try:
-            headers = await self._passed(out.headers, OPERATIONS[out.manager, out.operation], out.body)
-        except BusUnavailable as error:
-            self._service.log.warning("an approved call could not be marked yet", error=error.message)
-            return
-        stamped = headers.to_wire()
-        if not known.durable:
-            await self._service.lane.publish(subjects.kernel(out.manager, out.operation), out.body, headers=stamped)
-            return
-        stamped[wire.MSG_ID] = out.headers.key
-        try:
-            await self._service.js.publish(subjects.durable(out.manager, out.operation), out.body, headers=stamped)
-        except (APIError, NatsError, TimeoutError) as error:
-            self._service.log.warning("an approved call could not be queued yet", error=str(error))
-            return
-        await self._service.lane.reply(out.headers.reply, replies.accepted(out.headers.id, None))
-        await self._step(known.key, lambda stored: approvals.redeemed(stored, _QUEUED, _now_ms()), "released")
+        if await self._sending.send(known):
+            await self._step(known.key, lambda stored: approvals.redeemed(stored, _QUEUED, _now_ms()), "released")
 
     async def _tell(self, known: Parked) -> None:
         """Tells the caller of a call that ended here."""
-        headers = known.call_headers()
-        await self._service.lane.reply(headers.reply, replies.failed(headers.id, approvals.refusal_of(known)))
+        await self._sending.tell(known)
         await self._step(known.key, approvals.told)
 
     async def _step(self, key: str, change: Callable[[Parked], Parked | None], audited: str | None = None) -> bool:
@@ -322,11 +332,17 @@ class ApprovalService:
                     "released",
                 )
                 if first:
+                    await self._also_answer(f"{headers.tenant}.{request.approval_id}")
                     break
             frame = replies.done(headers.id, RedeemResult(first=first))
         except AiosError as error:
             frame = replies.failed(headers.id, error)
         await self._service.lane.reply(headers.reply, frame)
+
+    async def _also_answer(self, key: str) -> None:
+        known = self.calls.get(key)
+        if known is not None and known.listeners:
+            await self._sending.also_answer(known)
 
     async def _act(self, key: str, action: Action) -> None:
         async with asyncio.timeout(_STEP_TIMEOUT_S):

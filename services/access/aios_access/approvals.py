@@ -32,6 +32,7 @@ from aios_proto.names import Name
 
 ID_DIGITS = 24
 _SUMMARY_CHARS = 400
+_MOST_LISTENERS = 8
 SEND_AGAIN_S = 2.0
 """Seconds after which an approved call that nobody has redeemed is sent again, and an untold end told again."""
 
@@ -42,7 +43,8 @@ class Parked(BaseModel):
     """One parked call: the value of one key.
 
     Attributes:
-        headers: as stamped, in wire form.
+        headers: as stamped, in wire form; their reply subject is where it was asked last.
+        listeners: where its caller wants its frames, too.
         body: base 64; empty once the call has ended here or was released.
         told: whether the caller has been sent how it ended here.
         sent_ms: when it was last sent to its manager.
@@ -55,6 +57,7 @@ class Parked(BaseModel):
     tenant: Name
     operation: str
     headers: dict[str, str]
+    listeners: tuple[str, ...] = ()
     body: str
     summary: str
     why: str
@@ -81,6 +84,11 @@ class Parked(BaseModel):
     def call_body(self) -> bytes:
         """The body of the call."""
         return base64.b64decode(self.body)
+
+    @property
+    def inboxes(self) -> tuple[str, ...]:
+        """Everyone who must hear how it ended."""
+        return (self.call_headers().reply, *self.listeners)
 
     def open_call(self, now_ms: int) -> SyscallInfo:
         """What its agent is shown of it among its open calls."""
@@ -192,7 +200,27 @@ def asked_again(known: Parked, headers: CallHeaders, operation: str, body: bytes
         )
     if (known.operation, known.call_body()) != (operation, body):
         raise ResourceConflict("another call of this agent with this id waits for approval", field="Aios-Id")
-    return known.model_copy(update={"headers": {**known.headers, wire.REPLY: headers.reply}})
+    return heard_at(known, headers.reply)
+
+
+def heard_at(known: Parked, reply: str) -> Parked:
+    """One whose caller wants its frames at a further inbox; there it is answered first."""
+    earlier = [inbox for inbox in known.inboxes if inbox != reply]
+    return known.model_copy(
+        update={"headers": {**known.headers, wire.REPLY: reply}, "listeners": tuple(earlier[:_MOST_LISTENERS])}
+    )
+
+
+def attached(known: Parked, reply: str) -> Parked | None:
+    """The next state where its agent attaches to it; None where it has gone on from here.
+
+    Raises:
+        ApprovalDenied: it was refused, or ran out of time.
+        SyscallCancelled: its agent has cancelled it.
+    """
+    if known.state in ("denied", "expired", "cancelled"):
+        raise refusal_of(known)
+    return None if known.state == "released" or is_being_queued(known) else heard_at(known, reply)
 
 
 def decided(known: Parked, state: DecidedState, *, tenant: str, by: str, reason: str | None, now_ms: int) -> Parked:

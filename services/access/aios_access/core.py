@@ -127,7 +127,7 @@ class AccessCore:
                 raise UnknownManager(f"there is no manager {subject.manager[:64]!r}", field="manager")
             raise UnknownOperation(f"{subject.manager} has no operation {subject.operation[:64]!r}", field="operation")
         if identity is None:
-            raise AccessDenied("this agent's credential has been revoked")
+            raise revoked()
         if len(body) > MAX_BODY_BYTES:
             raise RequestTooLarge(f"the body has {len(body)} bytes, at most {MAX_BODY_BYTES} are taken", field="body")
         decision = route.early_decision(self.policies.of_tenant(identity.tenant), identity, operation)
@@ -145,9 +145,34 @@ class AccessCore:
         if named_deadline:
             self._check_deadline(headers.deadline_ms, now_ms)
         if not route.served_here and not self.presence.serves(operation.manager, operation.name, steady_s):
-            raise ManagerUnavailable(f"no running service offers {operation.full_name} now", retry_after_s=1)
+            raise _unserved(operation)
         durable = (headers.durability or operation.durability) == "durable"
         return Admitted(identity, headers, operation, route.name, route.target, durable, decision, named_deadline)
+
+    def admit_again(self, admitted: Admitted, route: Route, body: bytes, steady_s: float) -> Admitted:
+        """Decides anew on a call that has waited: by its agent's standing and the policies in force now.
+
+        Args:
+            admitted: the call, as it was decided on when it came.
+            route: of its subject.
+            body: as sent.
+            steady_s: the clock of the presence table.
+
+        Raises:
+            AiosError: why it may not pass any more.
+        """
+        identity, operation, headers = self.directory.by_key(route.agent_key), admitted.operation, admitted.headers
+        # An agent that was made anew under the same name is another one.
+        if identity is None or identity.created_ms != admitted.identity.created_ms:
+            raise revoked()
+        if identity.group != headers.group:
+            headers = replace(headers, group=identity.group)
+        decision = self.decide(identity, operation, headers, body)
+        if decision.effect == "deny":
+            raise _denied(identity, operation, decision)
+        if not route.served_here and not self.presence.serves(operation.manager, operation.name, steady_s):
+            raise _unserved(operation)
+        return replace(admitted, identity=identity, headers=headers, decision=decision)
 
     def decide(self, identity: Identity, operation: Operation, headers: wire.CallHeaders, body: bytes) -> Decision:
         """What the policies say about a call as things are now."""
@@ -223,6 +248,15 @@ class AccessCore:
         if wanted_ms > now_ms + self._max_deadline_ms:
             seconds = self._max_deadline_ms // 1000
             raise InvalidRequest(f"the deadline may be at most {seconds} s ahead", field=wire.DEADLINE)
+
+
+def revoked() -> AccessDenied:
+    """What an agent is told that is no more."""
+    return AccessDenied("this agent's credential has been revoked")
+
+
+def _unserved(operation: Operation) -> ManagerUnavailable:
+    return ManagerUnavailable(f"no running service offers {operation.full_name} now", retry_after_s=1)
 
 
 def _denied(identity: Identity, operation: Operation, decision: Decision) -> AccessDenied:

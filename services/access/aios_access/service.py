@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from aios_access.adapters.bus_connections import BusConnections
 from aios_access.adapters.kv_agent_store import KvAgentStore, read_bootstrap
 from aios_access.approval_service import ApprovalService
+from aios_access.attaching import Attaching
 from aios_access.audit_service import AuditService
 from aios_access.callout import AuthCallout
 from aios_access.callout_service import CalloutService
-from aios_access.core import AccessCore
+from aios_access.core import AccessCore, revoked
 from aios_access.directory import Directory, Identity
 from aios_access.management import Management
 from aios_access.nats_jwt import Issuer, Xkey
@@ -36,7 +37,6 @@ from aios_kit.tasks import end
 from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.errors import (
-    AccessDenied,
     BusUnavailable,
     ResourceConflict,
 )
@@ -83,6 +83,7 @@ class AccessService:
         self.quotas = QuotaService(self.service, settings, self.core, self._caller, lambda: self.stores)
         self.waiting = WaitingCalls(self.service, self.presence, self.quotas.guard.is_open)
         OpenCalls(self.service, self.presence, self.approvals, self.waiting)
+        self._attaching = Attaching(self.service, self.presence, self.approvals, self.waiting)
         PolicyManagement(self.core, self._caller, lambda: self.stores.policies).serve_on(self.service)
         self._callout = self._make_callout()
         self._passing = Passing(self.service, settings, self.quotas, self.audit, self.taint, self.approvals)
@@ -121,7 +122,7 @@ class AccessService:
             await self.store.refresh(f"{headers.tenant}.{headers.agent}")
         identity = self.directory.find(headers.tenant, headers.agent)
         if identity is None:
-            raise AccessDenied("this agent's credential has been revoked")
+            raise revoked()
         return identity
 
     def _make_callout(self) -> CalloutService | None:
@@ -152,6 +153,7 @@ class AccessService:
         await self._stores.start(self.settings.request_timeout_s)
         await self.quotas.open(self._stores)
         await self.waiting.open()
+        await self._attaching.open()
         await self._restart_watch()
         await asyncio.wait_for(self._loaded.wait(), self.settings.request_timeout_s)
         await self._bootstrap()
@@ -231,5 +233,6 @@ class AccessService:
             self.service.log.warning("an agent could not be looked up", key=key, error=str(error))
 
     def _cut_off(self, agent: str) -> None:
-        """An agent is no more: its connections go too. Without this they would live on, each call denied."""
+        """An agent is no more: its connections go too, and its calls that wait for a quota end."""
         self._connections.cut(agent)
+        self.waiting.revoke(agent)

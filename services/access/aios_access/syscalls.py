@@ -134,12 +134,14 @@ class Syscalls:
             await self._passing.pass_on(_with_budget(admitted, charge), body, hop, now_us)
         else:
             waiting = self._waits.begin(admitted, charge, now_us)
-            await self._waiting.start(self._pass_on_when_due(waiting, body, hop), "waits for quota")
+            await self._waiting.start(self._pass_on_when_due(route, waiting, body, hop), "waits for quota")
 
-    async def _pass_on_when_due(self, waiting: Waiting, body: bytes, hop: Hop) -> None:
+    async def _pass_on_when_due(self, route: Route, waiting: Waiting, body: bytes, hop: Hop) -> None:
         error: AiosError | None = None
         try:
-            await self._wait(waiting)
+            await self._wait(route, waiting, body)
+            if waiting.outcome in (None, "passed"):
+                self._judge_again(route, waiting, body)
         except AiosError as refused:
             error = refused
         except Exception:
@@ -149,6 +151,8 @@ class Syscalls:
         self._waits.end(waiting)
         if isinstance(waiting.outcome, AiosError):
             error = waiting.outcome
+        if waiting.charge.complete and (error is not None or waiting.was_given_up()):
+            self._quotas.cancel(waiting.charge)
         await self._waits.tell_over(waiting, passed=not waiting.was_given_up() and error is None)
         if error is not None:
             await self._refuse(waiting, error, hop, len(body))
@@ -161,11 +165,20 @@ class Syscalls:
             for copy in waiting.copies():
                 await self._passing.pass_on(copy, body, Hop(hop.traceparent), time.time_ns() // 1000)
 
-    async def _wait(self, waiting: Waiting) -> None:
-        """Returns when a call has its share, or was given up; see its `outcome`.
+    def _judge_again(self, route: Route, waiting: Waiting, body: bytes) -> None:
+        """Decides on a call that has waited as if it came now: rights may have been taken from its agent meanwhile.
 
         Raises:
-            AiosError: the quota refuses it, or its deadline has passed.
+            AiosError: why it may not pass any more.
+        """
+        self._audit.ensure_room()
+        waiting.admitted = self._core.admit_again(waiting.admitted, route, body, time.monotonic())
+
+    async def _wait(self, route: Route, waiting: Waiting, body: bytes) -> None:
+        """Returns when a call has its share and can be judged, or was given up; see its `outcome`.
+
+        Raises:
+            AiosError: the quota refuses it, or its deadline has passed, or what it is judged by cannot be read.
         """
         if waiting.was_given_up():
             return
@@ -174,6 +187,10 @@ class Syscalls:
         try:
             async with asyncio.timeout(max(0.001, seconds_to(waiting.admitted.headers.deadline_ms))):
                 await self._quotas.wait(waiting.charge, lambda: self._waits.tell(waiting))
+                headers = waiting.admitted.headers
+                raw = {wire.PROGRAM: headers.program} if headers.program else None
+                if wanted := self._taint.must_look(route.subject, raw, body):
+                    await self._taint.look(wanted)
         except TimeoutError as error:
             raise DeadlineExceeded("the deadline passed while the call waited for its quota") from error
         except asyncio.CancelledError:

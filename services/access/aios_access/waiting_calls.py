@@ -7,7 +7,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from aios_access.charges import Charge
-from aios_access.core import Admitted
+from aios_access.core import Admitted, revoked
 from aios_access.presence import PresenceTable
 from aios_access.waits import News, Waiting, Waits, cancelled
 from aios_kit import replies
@@ -68,6 +68,11 @@ class WaitingCalls:
             )
             self._waits.give_up(waiting, stopping)
 
+    def revoke(self, agent_key: str) -> None:
+        """An agent is no more: its calls that wait here end."""
+        for waiting in self._of_agent(agent_key):
+            self._waits.give_up(waiting, revoked())
+
     # What becomes of a call
 
     @property
@@ -120,6 +125,19 @@ class WaitingCalls:
             await self._say(News(kind="over", by=self._me, key=key, cancelled=was_cancelled))
 
     # What its agent does
+
+    def listen(self, key: str, reply: str) -> bool:
+        """Sends the frames of a call that waits here to one more inbox; False where it does not wait here."""
+        waiting = self._waits.here(key)
+        if waiting is None:
+            return False
+        waiting.listen(reply)
+        return True
+
+    def replica_of(self, key: str) -> str | None:
+        """The other replica where a call waits, as far as is known."""
+        found = self._waits.elsewhere(key, int(time.time() * 1000))
+        return found.by if found is not None and self._is_alive(found.by) else None
 
     async def cancel(self, headers: CallHeaders, body: CancelCallRequest) -> CancelResult | None:
         """Ends a call of the same agent that waits, wherever it does; None where none is known to.
@@ -200,8 +218,12 @@ class WaitingCalls:
         return CancelResult(id=call_id, state="queued")
 
     def _own_calls(self, agent_key: str) -> list[SyscallInfo]:
-        now_s, prefix = time.time(), f"{agent_key}."
-        return [waiting.info(now_s) for waiting in self._waits.all_here() if waiting.key.startswith(prefix)]
+        now_s = time.time()
+        return [waiting.info(now_s) for waiting in self._of_agent(agent_key)]
+
+    def _of_agent(self, agent_key: str) -> list[Waiting]:
+        prefix = f"{agent_key}."
+        return [waiting for waiting in self._waits.all_here() if waiting.key.startswith(prefix)]
 
     # What replicas tell each other
 

@@ -65,7 +65,7 @@ class Waiting:
         task: waits for the quota; None before it has begun.
         told: whether the other replicas know.
         outcome: why it was given up; None while it waits, and where it passes or is refused by its quota.
-        inboxes: where else its caller wants its frames, having sent it again.
+        inboxes: where else its caller wants its frames, having sent it again or attached to it.
     """
 
     admitted: Admitted
@@ -93,11 +93,15 @@ class Waiting:
         """
         if operation != self.admitted.name:
             raise ResourceConflict("another call of this agent with this id waits for its quota", field="Aios-Id")
+        self.listen(reply)
+
+    def listen(self, reply: str) -> None:
+        """Its caller wants its frames there, too."""
         if reply != self.admitted.headers.reply and reply not in self.inboxes:
             self.inboxes = [*self.inboxes, reply][-_MOST_INBOXES:]
 
     def copies(self) -> list[Admitted]:
-        """The call as it was sent again from other inboxes."""
+        """The call as if sent from its other inboxes: it runs once and answers each of them."""
         headers = self.admitted.headers
         return [replace(self.admitted, headers=replace(headers, reply=inbox)) for inbox in self.inboxes]
 

@@ -1,6 +1,7 @@
 """Which calls pass, what they carry from then on, and by which code and field the others are refused."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from aios_access.core import AccessCore, Admitted
 from aios_access.directory import Directory, Identity
-from aios_access.policies import Policies
+from aios_access.policies import Policies, PolicyDocument
 from aios_access.presence import PresenceTable
 from aios_access.routes import Route
 from aios_access.settings import DEFAULT_GROUPS
@@ -278,3 +279,69 @@ def test_a_group_nobody_knows_is_refused_with_those_there_are(core: AccessCore) 
     with pytest.raises(InvalidRequest, match="agent, guest, operator") as caught:
         core.new_identity(OPERATOR, AgentCreateRequest(agent="new", group="wizard"))
     assert caught.value.field == "group"
+
+
+ALICE = Identity("acme", "alice", "agent", "0" * 64, 0)
+
+
+def admit_again(core: AccessCore, admitted: Admitted, *, steady_s: float = STEADY) -> Admitted:
+    headers, operation = admitted.headers, admitted.operation
+    subject = SyscallSubject(headers.tenant, headers.agent, operation.manager, operation.name)
+    return core.admit_again(admitted, Route.of(subject), b"{}", steady_s)
+
+
+def put_policy(core: AccessCore, text: str) -> None:
+    core.policies.put(PolicyDocument("acme", "own", 1, text))
+    core.policies.refresh()
+
+
+def test_a_call_that_waited_passes_as_it_was_where_nothing_changed(core: AccessCore) -> None:
+    admitted = admit(core)
+    assert admit_again(core, admitted) == admitted
+
+
+@pytest.mark.parametrize(
+    "now", [None, replace(ALICE, created_ms=7)], ids=["revoked", "revoked and made anew under the same name"]
+)
+def test_a_call_that_waited_does_not_outlive_its_agent(core: AccessCore, now: Identity | None) -> None:
+    admitted = admit(core)
+    core.directory.remove("acme.alice")
+    if now is not None:
+        core.directory.put(now)
+    with pytest.raises(AccessDenied, match="revoked"):
+        admit_again(core, admitted)
+
+
+def test_a_new_secret_does_not_end_a_call_that_waits(core: AccessCore) -> None:
+    admitted = admit(core)
+    core.directory.put(replace(ALICE, secret_sha256="1" * 64))
+    assert admit_again(core, admitted).headers == admitted.headers
+
+
+def test_a_call_that_waited_has_the_rights_its_agents_group_has_by_then(core: AccessCore) -> None:
+    reads, writes = admit(core, "memory.search"), admit(core)
+    core.directory.put(replace(ALICE, group="guest"))
+    with pytest.raises(AccessDenied, match="group guest may not perform"):
+        admit_again(core, writes)
+    core.directory.put(replace(ALICE, group="operator"))
+    assert admit_again(core, reads).headers.group == "operator"
+
+
+def test_a_call_that_waited_is_judged_by_the_policies_in_force_by_then(core: AccessCore) -> None:
+    admitted = admit(core)
+    put_policy(core, '@id("stop") forbid(principal, action == Action::"memory.add", resource);')
+    with pytest.raises(AccessDenied, match="own:stop"):
+        admit_again(core, admitted)
+    put_policy(core, '@id("ask") @ask permit(principal, action == Action::"memory.add", resource);')
+    asked = admit_again(core, admitted)
+    assert asked.decision.effect == "ask"
+    assert asked.headers == admitted.headers
+    put_policy(core, "")
+    assert admit_again(core, asked).decision.effect == "allow"
+
+
+def test_a_call_whose_manager_went_while_it_waited_is_refused(core: AccessCore) -> None:
+    admitted = admit(core)
+    with pytest.raises(AiosError) as caught:
+        admit_again(core, admitted, steady_s=STEADY + 3600)
+    assert caught.value.code == "manager.unavailable"

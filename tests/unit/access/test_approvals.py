@@ -184,3 +184,34 @@ def test_one_that_may_be_in_the_queue_already_is_left_to_who_takes_it_out() -> N
     assert approvals.is_being_queued(queued)
     with pytest.raises(ResourceConflict):
         approvals.cancelled(queued)
+
+
+def test_who_attaches_is_answered_and_so_is_who_asked_before() -> None:
+    first, second = "_INBOX.acme.alice.0", "_INBOX.acme.alice.1"
+    known = approvals.attached(call(), second)
+    assert known is not None
+    assert (known.call_headers().reply, known.inboxes) == (second, (second, first))
+    known = approvals.attached(approved(known), first)
+    assert known is not None
+    assert known.inboxes == (first, second)
+    assert (known.state, known.call_body()) == ("approved", BODY)
+    for number in range(100):
+        known = approvals.attached(known, f"_INBOX.acme.alice.{number}")
+        assert known is not None
+    assert len(known.inboxes) < 20
+
+
+def test_what_has_gone_on_or_ended_is_not_attached_to_here() -> None:
+    released = approvals.redeemed(approved(call()), "h1", NOW)
+    assert released is not None
+    queued = approved(call().model_copy(update={"durable": True}))
+    for known in (released, queued):
+        assert approvals.attached(known, "_INBOX.acme.alice.1") is None
+    for ended, error in ((approvals.expired(call()), ApprovalDenied), (approvals.cancelled(call()), SyscallCancelled)):
+        with pytest.raises(error):
+            approvals.attached(ended, "_INBOX.acme.alice.1")
+
+
+def test_a_call_parked_before_there_were_listeners_can_be_read() -> None:
+    kept = approvals.read(call().model_dump_json(exclude={"listeners"}).encode())
+    assert kept == call()

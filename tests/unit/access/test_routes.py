@@ -56,7 +56,7 @@ def test_operations_on_calls_that_may_be_anywhere_stay_at_access() -> None:
         ("syscall.cancel", "aios.k.access.syscall.cancel", True),
         ("syscall.list", "aios.k.access.syscall.list", True),
         ("tool.cancel", "aios.k.access.tool.cancel", True),
-        ("syscall.attach", "aios.k.syscall.attach", False),
+        ("syscall.attach", "aios.k.access.syscall.attach", True),
     ):
         route = routes.find(f"aios.sys.acme.alice.{name}")
         assert route is not None

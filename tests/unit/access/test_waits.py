@@ -64,6 +64,13 @@ def test_a_call_sent_again_from_another_inbox_is_answered_there_too_and_from_the
         waiting.join("memory.add", "_INBOX.acme.alice.0")
 
 
+def test_who_attaches_to_a_waiting_call_is_answered_too_whatever_its_operation() -> None:
+    waiting = Waits("r1").begin(call(), charge(), NOW_US)
+    for reply in ("_INBOX.acme.alice.7", "_INBOX.acme.alice.0", "_INBOX.acme.alice.7"):
+        waiting.listen(reply)
+    assert [copy.headers.reply for copy in waiting.copies()] == ["_INBOX.acme.alice.7"]
+
+
 async def test_a_call_that_was_given_up_can_neither_pass_nor_be_given_up_again() -> None:
     waits = Waits("r1")
     waiting = waits.begin(call(), charge(), NOW_US)
