@@ -10,6 +10,7 @@ from aios_llm.checkpoint import Checkpoint, decode
 from aios_llm.kv_trails import KvTrails
 
 _WRITERS = 4
+_FIRST_S = 0.1
 _MAX_BYTES = 768 << 10
 """Below the megabyte that the bus carries in one message."""
 
@@ -81,7 +82,7 @@ class Checkpoints:
     Args:
         store: where they go.
         every_tokens: one is written after so many tokens,
-        every_s: or so many seconds after a token came, whichever is first.
+        every_s: or so many seconds after a token came, whichever is first; the first one sooner.
         log: where what could not be written is told.
         trails: store KV beside them; None stores none.
     """
@@ -138,7 +139,9 @@ class Checkpoints:
         if run.tokens - course.written_tokens >= self._every_tokens:
             self._is_due(course)
         elif course.timer is None:
-            course.timer = asyncio.get_running_loop().call_later(self._every_s, self._is_due, course)
+            # The first is early: without one a call begins anew, and what its caller has read is made again first.
+            wait_s = self._every_s if course.written_tokens else min(self._every_s, _FIRST_S)
+            course.timer = asyncio.get_running_loop().call_later(wait_s, self._is_due, course)
 
     async def write_now(self, run: Checkpointed, timeout_s: float) -> bool:
         """Writes what is there before the call is given back; whether it could."""

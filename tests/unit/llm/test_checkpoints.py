@@ -96,6 +96,17 @@ async def test_tokens_are_stored_by_number_and_after_a_while(store: Store, check
     assert store.writes == 2
 
 
+async def test_the_first_one_does_not_wait_so_long(store: Store) -> None:
+    patient = Checkpoints(store, every_tokens=1000, every_s=3600, log=structlog.get_logger())
+    patient.start()
+    run = Run()
+    patient.begin(run)
+    run.tokens = 1
+    patient.progressed(run)
+    await until(store, 1)
+    await patient.stop(5)
+
+
 async def test_an_ended_calls_checkpoint_is_removed(store: Store, checkpoints: Checkpoints) -> None:
     run = Run()
     checkpoints.begin(run)
