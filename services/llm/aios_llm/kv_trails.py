@@ -34,6 +34,7 @@ class _Trail:
         end: how far it reaches; None before anything is stored.
         size: bytes.
         made: how many tokens the call had made when it was last due.
+        due_s: when that was, by the event loop's clock.
         stored: how many it had made when all of its KV was stored.
         usual: bytes of its last piece; of the first a guess.
         busy: whether it is being extended.
@@ -43,6 +44,7 @@ class _Trail:
     end: KvMark | None = None
     size: int = 0
     made: int = 0
+    due_s: float = float("-inf")
     stored: int = 0
     usual: int = 1 << 20
     busy: bool = False
@@ -79,16 +81,24 @@ class KvTrails:
         offered: whether it gives KV away in pieces.
         store: where they go; None stores nothing.
         allowance: how much may go there.
+        every_s: a call's KV is read no sooner than about so many seconds after the last time.
         log: where a failure that nobody expected is told.
     """
 
     def __init__(
-        self, engine: Engine, offered: Callable[[], bool], store: KvStore | None, allowance: Allowance, log: Log
+        self,
+        engine: Engine,
+        offered: Callable[[], bool],
+        store: KvStore | None,
+        allowance: Allowance,
+        every_s: float,
+        log: Log,
     ) -> None:
         self._engine = engine
         self._offered = offered
         self._store = store
         self._allowance = allowance
+        self._every_s = every_s
         self._log = log
         self._trails: OrderedDict[str, _Trail] = OrderedDict()
         self._due: dict[str, _Trail] = {}
@@ -103,17 +113,18 @@ class KvTrails:
             key: of the call.
             made: tokens it has made.
         """
+        now_s = asyncio.get_running_loop().time()
         if self._store is None or not self._offered():
             return
         trail = self._trails.setdefault(key, _Trail())
         self._trails.move_to_end(key)
         while len(self._trails) > _REMEMBERED:
             self._trails.popitem(last=False)
-        if trail.busy or trail.size >= _CALL_BYTES:
+        if trail.busy or trail.size >= _CALL_BYTES or now_s - trail.due_s < self._every_s:
             return
         if trail.end is not None and made - trail.stored < max(1, trail.end.tokens // _GROWTH):
             return
-        trail.made = made
+        trail.made, trail.due_s = made, now_s
         self._due[key] = trail
         if self._extending is None:
             self._extending = self._start(self._extend_due(self._store), "store kv")
@@ -122,6 +133,7 @@ class KvTrails:
         """Stores the rest of a call that is paused, if a part is stored: one that ran so shortly is cheaply made."""
         trail = self._trails.get(key)
         if trail is not None and trail.end is not None:
+            trail.due_s = float("-inf")
             self.extend(key, made)
 
     async def bring(self, key: str, *, own: bool) -> bool:

@@ -101,6 +101,7 @@ class WorkerService:
             lambda: self._info is not None and self._info.kv_pieces,
             await self._kv_store(),
             Allowance(settings.llm_kv_save_bytes_per_s, asyncio.get_running_loop().time),
+            0.8 * settings.llm_checkpoint_interval_s,
             service.log,
         )
         self._checkpoints = Checkpoints(

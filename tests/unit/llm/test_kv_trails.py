@@ -84,7 +84,7 @@ def store() -> Store:
 
 
 def trails_of(engine: Engine, store: Store | None, *, offered: bool = True, per_second: int = 1 << 40) -> KvTrails:
-    return KvTrails(engine, lambda: offered, store, Allowance(per_second, Clock()), structlog.get_logger())
+    return KvTrails(engine, lambda: offered, store, Allowance(per_second, Clock()), 0.0, structlog.get_logger())
 
 
 async def extended(trails: KvTrails, engine: Engine, tokens: int) -> None:
@@ -128,7 +128,7 @@ async def test_a_call_takes_only_so_much_of_the_store(engine: Engine, store: Sto
 
 async def test_only_so_much_is_stored_in_a_second(engine: Engine, store: Store) -> None:
     clock = Clock()
-    trails = KvTrails(engine, lambda: True, store, Allowance(3 * TOKEN_BYTES, clock), structlog.get_logger())
+    trails = KvTrails(engine, lambda: True, store, Allowance(3 * TOKEN_BYTES, clock), 0.0, structlog.get_logger())
     await extended(trails, engine, 10)
     await extended(trails, engine, 10)
     assert store.ends() == [3]
@@ -164,6 +164,19 @@ async def test_calls_that_are_due_together_are_read_at_once_and_none_is_left_out
     await trails.stop(5)
     assert [store.ends(key) for key in keys] == [[2, 3]] * 40
     assert engine.requests == 5
+
+
+async def test_kv_is_read_less_often_than_checkpoints_are_written_and_once_more_at_a_pause(
+    engine: Engine, store: Store
+) -> None:
+    allowance = Allowance(1 << 40, Clock())
+    trails = KvTrails(engine, lambda: True, store, allowance, 3600.0, structlog.get_logger())
+    for tokens in (2, 3, 4):
+        await extended(trails, engine, tokens)
+    assert store.ends() == [2]
+    trails.complete(KEY, 4)
+    await trails.stop(5)
+    assert store.ends() == [2, 4]
 
 
 async def test_what_found_no_room_is_tried_again(engine: Engine, store: Store) -> None:
