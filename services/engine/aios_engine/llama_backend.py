@@ -40,7 +40,7 @@ class LlamaBackend:
         self._context = context
         self._vocabulary = model.vocabulary
         slot_tokens = min(settings.n_ctx, model.trained_tokens, context.slot_tokens)
-        self._facts = _facts(model, settings, slot_tokens, kv_pieces=context.form is not None)
+        self._facts = _facts(model, context, settings, slot_tokens)
         self._thread = EngineThread(
             context,
             PlannerLimits(settings.max_sequences, slot_tokens, settings.prefill_chunk_tokens),
@@ -193,12 +193,19 @@ def open_model(path: Path, settings: EngineSettings, on_progress: Callable[[floa
     return model, context
 
 
-def _facts(model: Model, settings: EngineSettings, slot_tokens: int, *, kv_pieces: bool) -> ModelFacts:
+def _facts(model: Model, context: Context, settings: EngineSettings, slot_tokens: int) -> ModelFacts:
     vocabulary = model.vocabulary
 
     def text(token: int | None) -> str | None:
         return None if token is None else vocabulary.pieces[token].decode("utf-8", errors="replace")
 
+    same = (
+        settings.model,
+        model.description,
+        model.digest,
+        model.rotates_for(context.slot_tokens),
+        f"llama.cpp {PINNED}",
+    )
     return ModelFacts(
         id=settings.model,
         description=model.description,
@@ -210,7 +217,7 @@ def _facts(model: Model, settings: EngineSettings, slot_tokens: int, *, kv_piece
         eos_token=text(vocabulary.eos),
         slots=settings.max_sequences,
         slot_tokens=slot_tokens,
-        fingerprint=f"{settings.model} {model.description} {vocabulary.size} llama.cpp {PINNED}",
+        fingerprint=" ".join(part for part in same if part),
         resumes=True,
-        kv_pieces=kv_pieces,
+        kv_pieces=context.form is not None,
     )

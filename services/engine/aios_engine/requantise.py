@@ -4,7 +4,6 @@ Q8_0 is faster than smaller formats on a CPU, and with it a prompt gives the sam
 up to 32 tokens (measured, not promised by the format), so a generation resumes exactly from its token ids.
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, Re
 from gguf.quants import dequantize, quantize
 
 from aios_engine.errors import SetupError
+from aios_engine.file_digest import file_digest
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ _VERSION: Final = 1
 _FILE_TYPE_Q8_0: Final = 7
 _BLOCK: Final = 32
 _KEPT: Final = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0})
-_SAMPLE_BYTES: Final = 1 << 20
 
 
 def requantised(source: Path, cache_dir: Path, on_progress: Callable[[float], None]) -> Path:
@@ -45,7 +44,7 @@ def requantised(source: Path, cache_dir: Path, on_progress: Callable[[float], No
         SetupError: the file is no .gguf file, or the cache cannot be written.
     """
     try:
-        target = cache_dir / f"{source.stem}-{_fingerprint(source)}-q8_0.gguf"
+        target = cache_dir / f"{source.stem}-{file_digest(source, f'{_VERSION}:')}-q8_0.gguf"
         if target.exists():
             return target
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -64,17 +63,6 @@ def _locked(target: Path) -> AcquireReturnProxy[FileLock]:
     except Timeout:
         _log.info("another process is requantising this model; waiting for it")
         return lock.acquire()
-
-
-def _fingerprint(source: Path) -> str:
-    # Size, beginning (the metadata) and end of the file: enough to tell models apart without reading gigabytes.
-    size = source.stat().st_size
-    digest = hashlib.sha256(f"{_VERSION}:{size}:".encode())
-    with source.open("rb") as file:
-        digest.update(file.read(_SAMPLE_BYTES))
-        file.seek(max(0, size - _SAMPLE_BYTES))
-        digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
 
 
 def _make(source: Path, target: Path, on_progress: Callable[[float], None]) -> Path:

@@ -7,6 +7,7 @@ bounded: KV that was not computed for this call but shared with others could com
 """
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ _GROWTH = 64
 _BATCH_BYTES = 16 << 20
 _BRINGS_AT_ONCE = 4
 """Each may have all of a call in memory, and the bus cuts off a client for which too much waits."""
+_MOST_AT_ONCE = 128
 _REMEMBERED = 1024
+_REFUSED_PAUSE_S = 5.0
+"""Without it a store that takes nothing would have the same KV read again and again."""
 _NEARLY_ALL = 0.9
 
 
@@ -103,6 +107,7 @@ class KvTrails:
         self._trails: OrderedDict[str, _Trail] = OrderedDict()
         self._due: dict[str, _Trail] = {}
         self._extending: asyncio.Task[None] | None = None
+        self._refused_until_s = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
         self._brings = asyncio.Semaphore(_BRINGS_AT_ONCE)
 
@@ -114,7 +119,7 @@ class KvTrails:
             made: tokens it has made.
         """
         now_s = asyncio.get_running_loop().time()
-        if self._store is None or not self._offered():
+        if self._store is None or not self._offered() or now_s < self._refused_until_s:
             return
         trail = self._trails.setdefault(key, _Trail())
         self._trails.move_to_end(key)
@@ -194,7 +199,7 @@ class KvTrails:
         """What is asked for next, as far as the allowance goes."""
         left = min(_BATCH_BYTES, self._allowance.left)
         wanted: dict[str, KvWanted] = {}
-        for key, trail in self._due.items():
+        for key, trail in itertools.islice(self._due.items(), _MOST_AT_ONCE):
             room = min(_PIECE_BYTES, left, _CALL_BYTES - trail.size)
             if room <= 0:
                 break
@@ -214,6 +219,8 @@ class KvTrails:
                     trail.stored = trail.made
                 trail.end = piece.end
                 trail.size += size
+            else:
+                self._refused_until_s = asyncio.get_running_loop().time() + _REFUSED_PAUSE_S
         finally:
             trail.busy = False
             if trail.ended:

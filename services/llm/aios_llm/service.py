@@ -75,6 +75,7 @@ class WorkerService:
         self._look = asyncio.Event()
         self._tokenising = Tokenising(self.service, self.engine)
         self.service.on_start(self._start)
+        self.service.on_reconnect(self._open_kv)
         self.service.on_drain(self._drain)
         self.service.on_stop(self._stop)
         self.service.ready_when(self._not_ready)
@@ -124,12 +125,17 @@ class WorkerService:
         settings, service = self.settings, self.service
         if not settings.llm_kv_save_bytes_per_s:
             return None
-        try:
-            await ensure_stream(service.js, pieces_stream(), settings.request_timeout_s)
-        except (BusUnavailable, NatsError) as error:
-            service.log.warning("KV of running calls is not stored", error=str(error))
-            return None
+        await self._open_kv()
         return JetStreamKv(service.nc, service.js, settings.request_timeout_s, service.log)
+
+    async def _open_kv(self) -> None:
+        """Makes the stream where there is none: it is in the bus' memory, and gone with it."""
+        if not self.settings.llm_kv_save_bytes_per_s:
+            return
+        try:
+            await ensure_stream(self.service.js, pieces_stream())
+        except (BusUnavailable, NatsError) as error:
+            self.service.log.warning("KV of running calls is not stored", error=str(error))
 
     async def _drain(self) -> None:
         """Lets running calls end; those that cannot within the drain time go back to the scheduler."""

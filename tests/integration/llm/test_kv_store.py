@@ -53,20 +53,33 @@ async def test_pieces_of_two_workers_do_not_mix_and_half_a_piece_is_none(server:
     await nc.close()
 
 
-async def test_a_full_store_refuses_until_a_call_has_ended(server: NatsServer) -> None:
+async def test_in_a_full_store_the_oldest_pieces_make_room(server: NatsServer) -> None:
     nc = await server.connect()
     store = await store_of(nc)
     limit = pieces_stream().max_bytes
     assert limit is not None
     piece = KvPiece(bytes(4 * MIB), KvMark(1, "d"))
-    kept = 0
-    while await store.append("acme.alice.1", piece):
-        kept += 1
-        assert kept * 4 * MIB <= limit
-    assert not await store.append("acme.alice.2", piece)
-    assert len(await store.read("acme.alice.1")) == kept
+    assert await store.append("acme.alice.1", piece)
+    fitting = limit // len(piece.data)
+    for _ in range(fitting):
+        assert await store.append("acme.alice.2", piece)
+    assert await store.read("acme.alice.1") == [], "half of it is none"
+    assert fitting - 2 <= len(await store.read("acme.alice.2")) <= fitting
+    info = await nc.jetstream().stream_info(subjects.KV_PIECES_STREAM)
+    assert info.state.bytes <= limit
+    await nc.close()
+
+
+async def test_a_bus_that_forgot_its_stream_is_no_reason_to_raise(server: NatsServer) -> None:
+    nc = await server.connect()
+    store = await store_of(nc)
+    await nc.jetstream().delete_stream(subjects.KV_PIECES_STREAM)
+    piece = KvPiece(b"x", KvMark(1, "d"))
+    assert not await store.append("acme.alice.1", piece)
+    assert await store.read("acme.alice.1") == []
     await store.remove("acme.alice.1")
-    assert await store.append("acme.alice.2", piece)
+    store = await store_of(nc)
+    assert await store.append("acme.alice.1", piece)
     await nc.close()
 
 

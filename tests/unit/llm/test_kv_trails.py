@@ -179,13 +179,19 @@ async def test_kv_is_read_less_often_than_checkpoints_are_written_and_once_more_
     assert store.ends() == [2, 4]
 
 
-async def test_what_found_no_room_is_tried_again(engine: Engine, store: Store) -> None:
+async def test_where_the_store_takes_nothing_the_engine_is_left_alone_for_a_while(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trails = trails_of(engine, store)
     store.full = True
     await extended(trails, engine, 2)
     store.full = False
     await extended(trails, engine, 3)
-    assert store.ends() == [3]
+    assert engine.requests == 1
+    assert store.ends() == []
+    monkeypatch.setattr(trails, "_refused_until_s", 0.0)
+    await extended(trails, engine, 4)
+    assert store.ends() == [4]
 
 
 @pytest.mark.parametrize("stored", [False, True])

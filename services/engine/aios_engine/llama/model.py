@@ -15,6 +15,7 @@ import numpy as np
 
 from aios_engine.core.sampling import Logits
 from aios_engine.errors import SetupError
+from aios_engine.file_digest import file_digest
 from aios_engine.llama import abi
 from aios_engine.llama.kv_state import Bytes, KvForm, State, form_of
 
@@ -158,6 +159,7 @@ class Model:
             raise SetupError(f"{path} cannot be loaded: it is no .gguf file that this llama.cpp knows, or is damaged")
         self.vocabulary = Vocabulary(self.library, self.library.llama_model_get_vocab(self.pointer))
         self.trained_tokens: int = self.library.llama_model_n_ctx_train(self.pointer)
+        self.digest = file_digest(path)
 
     @property
     def description(self) -> str:
@@ -165,6 +167,22 @@ class Model:
         buffer = ctypes.create_string_buffer(256)
         self.library.llama_model_desc(self.pointer, buffer, len(buffer))
         return buffer.value.decode("utf-8", errors="replace")
+
+    def rotates_for(self, slot_tokens: int) -> str:
+        """Which of its position encodings a context of that size has; empty where the file has but one (no LongRoPE).
+
+        KV of one is of no use to the other.
+        """
+        original = self._metadata(f"{self._metadata('general.architecture')}.rope.scaling.original_context_length")
+        if not original.isdecimal():
+            return ""
+        return "long" if slot_tokens > int(original) else "short"
+
+    def _metadata(self, key: str) -> str:
+        """A value of the file's metadata as text; empty where it has none."""
+        buffer = ctypes.create_string_buffer(256)
+        length = self.library.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return "" if length < 0 else buffer.value.decode("utf-8", errors="replace")
 
     @property
     def chat_template(self) -> str | None:

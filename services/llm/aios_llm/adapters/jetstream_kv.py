@@ -34,12 +34,15 @@ _DIGEST = "Aios-Kv-Digest"
 
 
 def pieces_stream() -> StreamConfig:
-    """`AIOS_KV_PIECES`: what a call has there goes when it ends. A full store takes no more until others have ended."""
+    """`AIOS_KV_PIECES`: what a call has there goes when it ends. Where there is no room the oldest pieces go.
+
+    Most of those are of calls that ended where nobody knew of them. A call whose first piece is gone is computed anew.
+    """
     return StreamConfig(
         name=subjects.KV_PIECES_STREAM,
         subjects=[subjects.ALL_KV_PIECES],
         storage=StorageType.MEMORY,
-        discard=DiscardPolicy.NEW,
+        discard=DiscardPolicy.OLD,
         max_bytes=_STORE_BYTES,
         max_age=KEPT_S,
         allow_direct=True,
