@@ -22,7 +22,15 @@ from aios_kit.tasks import Tasks, end
 from aios_proto import headers as wire
 from aios_proto import subjects
 from aios_proto.decode import decode
-from aios_proto.errors import AiosError, BusUnavailable, QueueFull, ResourceConflict, ResourceNotFound
+from aios_proto.errors import (
+    AiosError,
+    ApprovalDenied,
+    BusUnavailable,
+    QueueFull,
+    ResourceConflict,
+    ResourceNotFound,
+    SyscallCancelled,
+)
 from aios_proto.headers import CallHeaders
 from aios_proto.kernel import CallEnd, RedeemRequest, RedeemResult
 from aios_proto.messages.access import (
@@ -128,7 +136,7 @@ class ApprovalService:
             name,
             body,
             why=", ".join(admitted.decision.policies),
-            durable=admitted.durable,
+            durable=admitted.operation.durability == "durable",
             keeps_deadline=admitted.own_deadline,
             now_ms=_now_ms(),
             timeout_s=self._settings.access_approval_timeout_s,
@@ -268,6 +276,7 @@ class ApprovalService:
 
         Raises:
             BusUnavailable: the call could not be read or written.
+            InvalidRequest: such a call is answered at one inbox only.
         """
         key = f"{headers.tenant}.{approvals.approval_id_of_key(replace(headers, id=call_id).key)}"
         for _ in range(_TRIES):
@@ -276,7 +285,7 @@ class ApprovalService:
                 return False
             try:
                 heard = approvals.attached(found[0], headers.reply)
-            except AiosError as ended:
+            except (ApprovalDenied, SyscallCancelled) as ended:
                 await self._service.lane.reply(headers.reply, replies.failed(call_id, ended))
                 return True
             if heard is None:

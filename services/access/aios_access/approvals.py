@@ -15,12 +15,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from aios_access.hearing import joins
 from aios_proto import headers as wire
 from aios_proto.errors import (
     AccessDenied,
     AiosError,
     ApprovalDenied,
     InternalError,
+    InvalidRequest,
     ResourceConflict,
     ResourceNotFound,
     SyscallCancelled,
@@ -149,7 +151,13 @@ def parked(
     now_ms: int,
     timeout_s: float,
 ) -> Parked:
-    """A call as it is parked; it expires after `timeout_s`, or at a deadline the caller named if that is earlier."""
+    """A call as it is parked; it expires after `timeout_s`, or at a deadline the caller named if that is earlier.
+
+    One whose operation is `durable` goes on as a durable call, also where its caller wanted a volatile one: who runs it
+    redeems nothing, so it is the queue that sees to it that it is sent once.
+    """
+    if durable:
+        headers = replace(headers, durability="durable")
     expires_ms = now_ms + int(timeout_s * 1000)
     if keeps_deadline and headers.deadline_ms is not None:
         expires_ms = min(expires_ms, headers.deadline_ms)
@@ -217,10 +225,15 @@ def attached(known: Parked, reply: str) -> Parked | None:
     Raises:
         ApprovalDenied: it was refused, or ran out of time.
         SyscallCancelled: its agent has cancelled it.
+        InvalidRequest: its manager answers at one inbox only, and that is its maker's.
     """
     if known.state in ("denied", "expired", "cancelled"):
         raise refusal_of(known)
-    return None if known.state == "released" or is_being_queued(known) else heard_at(known, reply)
+    if known.state == "released" or is_being_queued(known):
+        return None
+    if not joins(known.operation):
+        raise InvalidRequest(f"{known.operation} is answered only where it was called from", field="id")
+    return heard_at(known, reply)
 
 
 def decided(known: Parked, state: DecidedState, *, tenant: str, by: str, reason: str | None, now_ms: int) -> Parked:

@@ -48,6 +48,7 @@ class Admitted:
         durable: whether JetStream must have it before the caller hears `accepted`.
         decision: `allow`, or `ask` where a human must agree first; and the policies that say so.
         own_deadline: whether the caller named the deadline itself.
+        is_copy: whether it is the same call for a further inbox; what the call takes of its quotas is not its own.
     """
 
     identity: Identity
@@ -58,6 +59,7 @@ class Admitted:
     durable: bool
     decision: Decision = _ALLOWED
     own_deadline: bool = False
+    is_copy: bool = False
 
 
 class AccessCore:

@@ -167,9 +167,11 @@ class QuotaGuard:
         for claim in charge.claims:
             if isinstance(claim.meter, SlotMeter):
                 self._release(claim)
-            else:
+            elif claim.limits_tokens:
                 used = charge.price.micro(prompt, completion) if claim.priced else prompt + completion
                 claim.meter.give_back(claim.amount - used, claim.window)
+            elif usage is None:
+                claim.meter.give_back(claim.amount, claim.window)
 
     async def used(self, key: QuotaKey) -> tuple[int | None, int | None]:
         """Tokens and millionths of money that all replicas hold of a quota in this window; None where it has no limit.

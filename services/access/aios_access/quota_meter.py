@@ -117,9 +117,10 @@ class WindowMeter:
     def _roll(self, window: int) -> None:
         if window > self.window:
             debt = max(0, self.spent - self.held) if self.window >= 0 else 0
+            unused = window - self.window - 1  # each pays off what it could have given
             self.window = window
             self.held = self.base
-            self.spent = debt
+            self.spent = max(0, debt - unused * (self.base + self.pool))
             self._left = None
 
 

@@ -56,8 +56,9 @@ class QuotaService:
         await self.guard.close(_CLOSE_S)
 
     def not_passed(self, admitted: Admitted) -> None:
-        """A call was charged and did not go on after all."""
-        self.guard.ended(admitted.headers.key, None)
+        """A call was charged and did not go on after all. Of a copy nothing is given back: the call itself runs."""
+        if not admitted.is_copy:
+            self.guard.ended(admitted.headers.key, None)
 
     def _is_alive(self, instance: str) -> bool:
         return self._core.presence.is_alive("access", instance, time.monotonic())

@@ -131,7 +131,7 @@ class Syscalls:
         if charge is None:
             await self._passing.pass_on(admitted, body, hop, now_us)
         elif charge.complete:
-            await self._passing.pass_on(_with_budget(admitted, charge), body, hop, now_us)
+            await self._passing.pass_on(_charged(admitted, charge), body, hop, now_us)
         else:
             waiting = self._waits.begin(admitted, charge, now_us)
             await self._waiting.start(self._pass_on_when_due(route, waiting, body, hop), "waits for quota")
@@ -160,8 +160,9 @@ class Syscalls:
             hop.end()
         else:
             # What another replica let pass is answered here too, and has been charged there.
-            first = waiting.admitted if waiting.was_given_up() else _with_budget(waiting.admitted, waiting.charge)
-            await self._passing.pass_on(first, body, hop, time.time_ns() // 1000)
+            if not waiting.was_given_up():
+                waiting.admitted = _charged(waiting.admitted, waiting.charge)
+            await self._passing.pass_on(waiting.admitted, body, hop, time.time_ns() // 1000)
             for copy in waiting.copies():
                 await self._passing.pass_on(copy, body, Hop(hop.traceparent), time.time_ns() // 1000)
 
@@ -206,10 +207,14 @@ class Syscalls:
             await self._service.lane.reply(inbox, frame)
 
 
-def _with_budget(admitted: Admitted, charge: Charge) -> Admitted:
-    if charge.budget_tokens is None or admitted.decision.effect == "ask":  # a parked call runs on another day's quota
+def _charged(admitted: Admitted, charge: Charge) -> Admitted:
+    """The call with what it may use; it is a copy where another delivery of its id was charged and is open."""
+    headers, is_copy = admitted.headers, not charge.call
+    if charge.budget_tokens is not None and admitted.decision.effect != "ask":
+        headers = replace(headers, budget_tokens=charge.budget_tokens)
+    elif not is_copy:  # a parked call runs on another day's quota
         return admitted
-    return replace(admitted, headers=replace(admitted.headers, budget_tokens=charge.budget_tokens))
+    return replace(admitted, headers=headers, is_copy=is_copy)
 
 
 def _attributes(route: Route, message: Msg) -> dict[str, str | int | float | bool]:

@@ -127,11 +127,15 @@ class WaitingCalls:
     # What its agent does
 
     def listen(self, key: str, reply: str) -> bool:
-        """Sends the frames of a call that waits here to one more inbox; False where it does not wait here."""
+        """Sends the frames of a call that waits here to one more inbox; False where it does not wait here.
+
+        Raises:
+            InvalidRequest: such a call is answered at one inbox only.
+        """
         waiting = self._waits.here(key)
         if waiting is None:
             return False
-        waiting.listen(reply)
+        waiting.attach(reply)
         return True
 
     def replica_of(self, key: str) -> str | None:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from aios_access.charges import Charge
 from aios_access.core import Admitted
-from aios_proto.errors import AiosError, ResourceConflict, SyscallCancelled
+from aios_access.hearing import runs_once
+from aios_proto.errors import AiosError, InvalidRequest, ResourceConflict, SyscallCancelled
 from aios_proto.messages.syscall import SyscallInfo
 
 _MOST_INBOXES = 8
@@ -95,6 +96,16 @@ class Waiting:
             raise ResourceConflict("another call of this agent with this id waits for its quota", field="Aios-Id")
         self.listen(reply)
 
+    def attach(self, reply: str) -> None:
+        """Its agent attaches to it.
+
+        Raises:
+            InvalidRequest: sent from two inboxes it would run twice.
+        """
+        if not runs_once(self.admitted.name):
+            raise InvalidRequest(f"{self.admitted.name} is answered only where it was called from", field="id")
+        self.listen(reply)
+
     def listen(self, reply: str) -> None:
         """Its caller wants its frames there, too."""
         if reply != self.admitted.headers.reply and reply not in self.inboxes:
@@ -103,7 +114,7 @@ class Waiting:
     def copies(self) -> list[Admitted]:
         """The call as if sent from its other inboxes: it runs once and answers each of them."""
         headers = self.admitted.headers
-        return [replace(self.admitted, headers=replace(headers, reply=inbox)) for inbox in self.inboxes]
+        return [replace(self.admitted, headers=replace(headers, reply=inbox), is_copy=True) for inbox in self.inboxes]
 
     def info(self, now_s: float) -> SyscallInfo:
         """What its agent is shown of it among its open calls."""

@@ -5,15 +5,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from nats.aio.msg import Msg
 from support.access_installation import Installation
 from support.frame_inbox import RawAgent
 from support.kernel_peer import KernelPeer, kernel_peer
-from support.nats_server import NatsServer
+from support.nats_server import NatsServer, settle
 from support.quota_waits import CHAT, begun, ended, full, limit, listed, two_replicas, waiting
 from support.scripted_worker import ScriptedWorker
 
 from aios import Agent
 from aios_kit import replies
+from aios_proto import headers as wire
 from aios_proto.ids import new_syscall_id
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(90)]
@@ -43,12 +45,16 @@ async def attach(agent: RawAgent, call_id: str) -> list[str]:
     return replies
 
 
+async def ask_first(installation: Installation, agent: RawAgent, operation: str) -> None:
+    """Has a human asked before the agent's calls of this operation."""
+    who, what = f'principal == Agent::"default.{agent.agent}"', f'action == Action::"{operation}"'
+    ask = f'@id("ask") @ask permit({who}, {what}, resource);'
+    await installation.operator.result("access", "policy.put", {"name": agent.agent, "text": ask})
+
+
 async def parked(installation: Installation, agent: RawAgent) -> tuple[str, str, str]:
     """A model call that waits for a human: its id, its reply subject, and the approval's id."""
-    ask = (
-        f'@id("ask") @ask permit(principal == Agent::"default.{agent.agent}", action == Action::"llm.chat", resource);'
-    )
-    await installation.operator.result("access", "policy.put", {"name": agent.agent, "text": ask})
+    await ask_first(installation, agent, "llm.chat")
     while True:
         call_id = new_syscall_id()
         reply = await agent.send("llm", "chat", CHAT, call_id=call_id)
@@ -93,6 +99,68 @@ async def test_who_attaches_to_a_waiting_call_of_any_manager_is_answered(
                 assert end["id"] == ids[-1]
                 return
             assert end["error"]["code"] == "syscall.unknown"  # it had passed before anybody attached
+
+
+async def test_a_waiting_call_that_would_run_twice_cannot_be_attached_to(installation: Installation) -> None:
+    agent = await installation.agent()
+    await limit(installation, agent, calls_per_s=1, wait_s=60)
+    async with asyncio.timeout(60):
+        while True:
+            ids = [new_syscall_id() for _ in range(12)]
+            for each in ids:
+                await agent.send("access", "whoami", call_id=each)
+            error = await agent.error("syscall", "attach", {"id": ids[-1]})
+            if error["code"] != "syscall.unknown":
+                break  # else it had passed before anybody attached
+    assert (error["code"], error["field"]) == ("request.invalid", "id")
+    await installation.operator.result("access", "agent.revoke", {"agent": agent.agent})
+
+
+async def test_what_a_call_may_use_is_said_at_each_inbox_it_goes_on_for(installation: Installation) -> None:
+    agent, running = await full(installation, tokens=10_000, tokens_window_s=3600)
+    nc = await installation.server.connect("scheduler")
+    try:
+        passed: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+        async def listen(message: Msg) -> None:
+            passed.put_nowait(dict(message.headers or {}))
+
+        await nc.subscribe("aios.k.llm.chat", cb=listen)
+        await settle(nc)
+        call_id = new_syscall_id()
+        await agent.send("llm", "chat", CHAT, headers={wire.DURABILITY: "volatile"}, call_id=call_id)
+        await listed(agent, call_id)
+        other = (await attach(agent, call_id))[0]
+        await ended(agent, running)
+        budgets: dict[str, str | None] = {}
+        async with asyncio.timeout(20):
+            while other not in budgets or len(budgets) < 1 + TWICE:
+                headers = await passed.get()
+                if headers[wire.ID] == call_id:
+                    budgets[headers[wire.REPLY]] = headers.get(wire.BUDGET)
+        assert None not in budgets.values()
+        assert len(set(budgets.values())) == 1
+        await ended(agent, call_id)
+    finally:
+        await nc.close()
+
+
+async def test_who_attaches_to_a_parked_call_of_another_manager_takes_nothing_from_who_made_it(
+    installation: Installation, memory: KernelPeer
+) -> None:
+    agent = await installation.agent()
+    await ask_first(installation, agent, "memory.add")
+    async with asyncio.timeout(60):
+        while True:
+            call_id = new_syscall_id()
+            reply = await agent.send("memory", "add", {"content": "x"}, call_id=call_id)
+            if (frame := await agent.inbox.next(reply))["type"] == "pending_approval":
+                break  # else that replica has not heard of the policy yet
+    for _ in range(TWICE):
+        error = await agent.error("syscall", "attach", {"id": call_id})
+        assert (error["code"], error["field"]) == ("request.invalid", "id")
+    await installation.operator.result("access", "approve", {"approval_id": frame["approval_id"]})
+    assert (await agent.inbox.until_end(reply, 20))[-1]["type"] == "done"
 
 
 async def test_who_attaches_to_a_waiting_call_hears_that_it_was_cancelled(installation: Installation) -> None:

@@ -1,12 +1,21 @@
 """What becomes of a parked call, step by step."""
 
+from dataclasses import replace
+
 import pytest
 
 from aios_access import approvals
 from aios_access.approvals import Parked
 from aios_proto import headers as wire
-from aios_proto.errors import AccessDenied, ApprovalDenied, ResourceConflict, ResourceNotFound, SyscallCancelled
-from aios_proto.headers import CallHeaders
+from aios_proto.errors import (
+    AccessDenied,
+    ApprovalDenied,
+    InvalidRequest,
+    ResourceConflict,
+    ResourceNotFound,
+    SyscallCancelled,
+)
+from aios_proto.headers import CallHeaders, Durability
 
 NOW = 1_000_000
 BODY = b'{"name":"wipe"}'
@@ -215,3 +224,27 @@ def test_what_has_gone_on_or_ended_is_not_attached_to_here() -> None:
 def test_a_call_parked_before_there_were_listeners_can_be_read() -> None:
     kept = approvals.read(call().model_dump_json(exclude={"listeners"}).encode())
     assert kept == call()
+
+
+def test_nobody_takes_the_answer_of_a_manager_that_answers_at_one_inbox_away_from_who_called() -> None:
+    known = call().model_copy(update={"operation": "storage.delete"})
+    for each in (known, approved(known)):
+        with pytest.raises(InvalidRequest) as refused:
+            approvals.attached(each, "_INBOX.acme.alice.1")
+        assert refused.value.field == "id"
+
+
+@pytest.mark.parametrize("wanted", ["volatile", "durable", None])
+def test_a_parked_model_call_goes_on_as_a_durable_one(wanted: Durability | None) -> None:
+    known = approvals.parked(
+        replace(headers(), durability=wanted),
+        "llm.chat",
+        b"{}",
+        why="ask",
+        durable=True,
+        keeps_deadline=False,
+        now_ms=NOW,
+        timeout_s=60,
+    )
+    sent = approvals.outgoing(approved(known), now_ms=NOW, default_deadline_ms=1000)
+    assert sent.headers.durability == "durable"

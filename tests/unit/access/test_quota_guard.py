@@ -14,6 +14,7 @@ from aios_access.quota_meter import NeedsLease, SlotMeter, WindowMeter
 from aios_access.quotas import Quotas
 from aios_kit.logs import setup_logging
 from aios_kit.settings import ServiceSettings
+from aios_proto.frames import Usage
 from aios_proto.headers import CallHeaders
 from aios_proto.messages.access import QuotaLimits
 from aios_proto.operations import OPERATIONS
@@ -147,6 +148,38 @@ async def test_a_call_given_up_in_the_moment_its_place_becomes_free_leaves_it_fr
     assert meters.slots is not None
     assert meters.slots.used == 0
     assert not waiter.guard.is_open("acme.alice.c1")
+    await waiter.guard.close(1)
+
+
+def calls_spent(waiter: Waiter) -> int:
+    meters = waiter.quotas.named(("acme", "agent", "alice"))
+    assert meters is not None
+    assert meters.calls is not None
+    return meters.calls.spent
+
+
+async def test_the_tokens_of_a_call_are_not_taken_from_the_calls_a_second() -> None:
+    waiter = Waiter(replicas=1, calls_per_s=10, tokens=100_000, tokens_window_s=3600)
+    waiter.allowances.granting.set()
+    charge = waiter.charge()
+    if charge is not None and not charge.complete:
+        await waiter.waits(charge)
+    before = calls_spent(waiter)
+    waiter.guard.ended("acme.alice.c1", Usage(prompt_tokens=100, completion_tokens=400, total_tokens=500))
+    assert calls_spent(waiter) == before == 1
+    meters = waiter.quotas.named(("acme", "agent", "alice"))
+    assert meters is not None
+    assert meters.tokens is not None
+    assert meters.tokens.spent == 500
+    await waiter.guard.close(1)
+
+
+async def test_a_call_that_did_not_pass_is_not_counted_among_the_calls_a_second() -> None:
+    waiter = Waiter(replicas=1, calls_per_s=10)
+    assert waiter.charge()
+    assert calls_spent(waiter) == 1
+    waiter.guard.ended("acme.alice.c1", None)
+    assert calls_spent(waiter) == 0
     await waiter.guard.close(1)
 
 

@@ -107,6 +107,17 @@ def test_a_debt_beyond_a_whole_window_is_paid_off_and_locks_nobody_out() -> None
     assert take(meter, pool, 50, 31.0)
 
 
+@pytest.mark.parametrize(("share", "replicas"), [(100, 1), (25, REPLICAS), (0, REPLICAS)])
+def test_a_debt_is_paid_off_by_each_window_that_has_passed_though_nothing_was_called(share: int, replicas: int) -> None:
+    meter, pool = WindowMeter(100, 10.0, share, replicas), Pool()
+    each = share + meter.pool
+    assert take(meter, pool, each, 1.0)
+    meter.give_back(-(2 * each + each // 2), meter.window)
+    assert not take(meter, pool, each - each // 2 + 1, 31.0)
+    assert take(meter, pool, each - each // 2, 31.0)
+    assert take(meter, pool, each, 61.0)  # and no more is paid than was owed
+
+
 def test_calls_about_calls_use_the_next_windows_share_up_to_one_limit_and_in_the_long_run_no_more() -> None:
     meter, pool = WindowMeter(4, 1.0, 0, REPLICAS), Pool()
     assert take(meter, pool, 4, 1.0)

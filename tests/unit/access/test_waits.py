@@ -9,7 +9,7 @@ from aios_access.core import Admitted
 from aios_access.directory import Identity
 from aios_access.quotas import Price
 from aios_access.waits import CANCELLED_S, News, Waits, cancelled
-from aios_proto.errors import ResourceConflict, SyscallCancelled
+from aios_proto.errors import InvalidRequest, ResourceConflict, SyscallCancelled
 from aios_proto.headers import CallHeaders
 from aios_proto.operations import OPERATIONS
 
@@ -20,11 +20,12 @@ KEY = "acme.alice.c1"
 ALICE = Identity("acme", "alice", "agent", "0" * 64, 0)
 
 
-def call(call_id: str = "c1", reply: str = "_INBOX.acme.alice.0") -> Admitted:
+def call(call_id: str = "c1", reply: str = "_INBOX.acme.alice.0", name: str = "llm.chat") -> Admitted:
     headers = CallHeaders(
         call_id, tenant="acme", agent="alice", group="agent", reply=reply, deadline_ms=NOW_MS + 600_000, times_us=()
     )
-    return Admitted(ALICE, headers, OPERATIONS["llm", "chat"], "llm.chat", "aios.k.llm.chat", durable=True)
+    manager, _, operation = name.partition(".")
+    return Admitted(ALICE, headers, OPERATIONS[manager, operation], name, f"aios.k.{name}", durable=True)
 
 
 def charge() -> Charge:
@@ -57,6 +58,7 @@ def test_a_call_sent_again_from_another_inbox_is_answered_there_too_and_from_the
         waiting.join("llm.chat", reply)
     assert [copy.headers.reply for copy in waiting.copies()] == ["_INBOX.acme.alice.1"]
     assert {copy.headers.key for copy in waiting.copies()} == {KEY}
+    assert (waiting.admitted.is_copy, [copy.is_copy for copy in waiting.copies()]) == (False, [True])
     for number in range(100):
         waiting.join("llm.chat", f"_INBOX.acme.alice.{number}")
     assert len(waiting.copies()) < 20
@@ -140,3 +142,23 @@ def test_an_open_call_says_which_quota_it_waits_for_and_until_when() -> None:
     )
     waiting.charge.pause = Pause("open calls of the agent alice", None, NOW_S + 5)
     assert "there is more when a call ends" in (waiting.info(NOW_S).why or "")
+
+
+@pytest.mark.parametrize(
+    "name", ["llm.chat", "llm.complete", "tool.call", "memory.add", "storage.write", "context.open"]
+)
+def test_who_attaches_to_a_waiting_call_that_runs_once_is_answered_too(name: str) -> None:
+    waiting = Waits("r1").begin(call(name=name), charge(), NOW_US)
+    waiting.attach("_INBOX.acme.alice.1")
+    assert [copy.headers.reply for copy in waiting.copies()] == ["_INBOX.acme.alice.1"]
+
+
+@pytest.mark.parametrize(
+    "name", ["access.agent.rotate", "llm.embed", "memory.forget", "storage.rotate", "tool.register"]
+)
+def test_who_attaches_to_a_waiting_call_that_would_run_twice_is_refused(name: str) -> None:
+    waiting = Waits("r1").begin(call(name=name), charge(), NOW_US)
+    with pytest.raises(InvalidRequest) as refused:
+        waiting.attach("_INBOX.acme.alice.1")
+    assert refused.value.field == "id"
+    assert waiting.copies() == []
