@@ -129,9 +129,12 @@ class WorkerService:
         return JetStreamKv(service.nc, service.js, settings.request_timeout_s, service.log)
 
     async def _open_kv(self) -> None:
-        """Makes the stream where there is none: it is in the bus' memory, and gone with it."""
-        if not self.settings.llm_kv_save_bytes_per_s:
-            return
+        """Sees to the stream of KV, in the background: no call waits for what only saves work."""
+        if self.settings.llm_kv_save_bytes_per_s:
+            await self.service.tasks.start(self._make_kv_stream(), "make the stream of KV")
+
+    async def _make_kv_stream(self) -> None:
+        """Makes it where there is none: it is in the bus' memory, and gone with it."""
         try:
             await ensure_stream(self.service.js, pieces_stream())
         except (BusUnavailable, NatsError) as error:

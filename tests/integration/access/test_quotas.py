@@ -13,6 +13,7 @@ from support.access_installation import Installation
 from support.frame_inbox import RawAgent
 from support.kernel_peer import KernelPeer, kernel_peer
 from support.nats_server import NatsServer
+from support.quota_waits import limit
 from support.running_service import access_env, running_process
 
 from aios_proto import headers as wire
@@ -71,19 +72,6 @@ class Worker:
         body = orjson.dumps({**report, "attempt": 1, "outcome": "done", "usage": usage})
         await self.nc.publish(subjects.worker_report("default", "w"), body)
         await self.nc.flush()
-
-
-async def limit(installation: Installation, agent: RawAgent, **limits: float) -> None:
-    """Sets a quota, and waits until both replicas know it."""
-    body = {"scope": "agent", "name": agent.agent, "limits": limits}
-    await installation.operator.result("access", "quota.set", body)
-    seen = 0
-    async with asyncio.timeout(10):
-        while seen < 8:
-            shown = (await installation.operator.result("access", "quota.show"))["quotas"]
-            found = [quota for quota in shown if quota["name"] == agent.agent]
-            known = bool(found) and all(found[0]["limits"].get(name) == value for name, value in limits.items())
-            seen = seen + 1 if known else 0
 
 
 async def chat(agent: RawAgent, call_id: str | None = None, **body: object) -> tuple[str, str]:
