@@ -6,7 +6,9 @@ import os
 import pytest
 import structlog
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from support.nats_server import NatsServer
+from support.running_service import InProcess
 
 from aios_kit.streams import ensure_stream
 from aios_llm.adapters.jetstream_kv import JetStreamKv, pieces_stream
@@ -92,3 +94,20 @@ async def test_messages_that_are_none_of_ours_make_kv_unusable_and_nothing_worse
     await nc.jetstream().publish(subjects.kv_pieces("acme.alice.1"), b"x", headers=headers)
     assert await store.read("acme.alice.1") == []
     await nc.close()
+
+
+async def test_a_worker_makes_the_stream_again_after_the_bus_forgot_it(server: NatsServer, worker: InProcess) -> None:
+    async def until_made() -> None:
+        nc = await server.connect()
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await nc.jetstream().stream_info(subjects.KV_PIECES_STREAM)
+                    break
+                except (NatsError, TimeoutError):
+                    await asyncio.sleep(0.05)
+        await nc.close()
+
+    await until_made()
+    await asyncio.to_thread(server.restart)
+    await until_made()
