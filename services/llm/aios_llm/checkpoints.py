@@ -11,9 +11,6 @@ from aios_llm.kv_trails import KvTrails
 
 _WRITERS = 4
 _FIRST_S = 0.1
-_SHORTEST_S = 0.2
-_WRITES_PER_S = 100
-"""Of all runs together; at 0.3 ms of CPU each."""
 _MAX_BYTES = 768 << 10
 """Below the megabyte that the bus carries in one message."""
 
@@ -142,7 +139,9 @@ class Checkpoints:
         if run.tokens - course.written_tokens >= self._every_tokens:
             self._is_due(course)
         elif course.timer is None:
-            course.timer = asyncio.get_running_loop().call_later(self._wait_s(course), self._is_due, course)
+            # The first is early: without one a call begins anew, and what its caller has read is made again first.
+            wait_s = self._every_s if course.written_tokens else min(self._every_s, _FIRST_S)
+            course.timer = asyncio.get_running_loop().call_later(wait_s, self._is_due, course)
 
     async def write_now(self, run: Checkpointed, timeout_s: float) -> bool:
         """Writes what is there before the call is given back; whether it could."""
@@ -176,14 +175,6 @@ class Checkpoints:
             self._trails.forget(run.key, of_another=run.attempt > 1)
         if course.stored or course.queued:
             self._due.put_nowait(course)
-
-    def _wait_s(self, course: _Course) -> float:
-        """Seconds until a token is stored. What its caller has read since the last one is made again after a death.
-
-        So few runs write more often than many, and the first one comes early: without it the call begins anew.
-        """
-        wanted_s = max(_SHORTEST_S, len(self._courses) / _WRITES_PER_S) if course.written_tokens else _FIRST_S
-        return min(self._every_s, wanted_s)
 
     def _is_due(self, course: _Course) -> None:
         course.rest()

@@ -107,30 +107,6 @@ async def test_the_first_one_does_not_wait_so_long(store: Store) -> None:
     await patient.stop(5)
 
 
-async def test_few_runs_write_more_often_than_many(store: Store) -> None:
-    patient = Checkpoints(store, every_tokens=1000, every_s=3600, log=structlog.get_logger())
-    patient.start()
-    runs = [Run(f"t.a.{number}") for number in range(4000)]
-    for run in runs:
-        patient.begin(run)
-    few = Checkpoints(store, every_tokens=1000, every_s=3600, log=structlog.get_logger())
-    few.start()
-    alone = Run("t.b.1")
-    few.begin(alone)
-    for writing, run in ((patient, runs[0]), (few, alone)):
-        for tokens in (1, 2):
-            run.tokens = tokens
-            writing.progressed(run)
-            if tokens == 1:
-                await until(store, 1, run.key)
-    await until(store, 2, alone.key)
-    first = decode(store.kept[runs[0].key])
-    assert first is not None
-    assert first.made.tokens == 1
-    await patient.stop(5)
-    await few.stop(5)
-
-
 async def test_an_ended_calls_checkpoint_is_removed(store: Store, checkpoints: Checkpoints) -> None:
     run = Run()
     checkpoints.begin(run)
